@@ -1,0 +1,225 @@
+//! One catalogue of errors, one shape: `{"error":{"type","code","message","param","request_id",…facts}}`.
+//!
+//! Job: each code's status, type, retry rule and meaning, as total functions. Never: a text without what to do.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+macro_rules! codes {
+    ($($variant:ident = $name:literal, $status:literal, $kind:literal, $retry:literal, $meaning:literal;)*) => {
+        /// What went wrong, by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ErrorCode {
+            $(#[doc = $meaning] $variant,)*
+        }
+
+        impl ErrorCode {
+            /// The whole catalogue.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The wire name, in `code`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// The family, in `type`, as the OpenAI world names them.
+            #[must_use]
+            pub const fn kind(self) -> &'static str {
+                match self { $(Self::$variant => $kind,)* }
+            }
+
+            /// Whether the same request may succeed later without a change.
+            #[must_use]
+            pub const fn may_retry(self) -> bool {
+                match self { $(Self::$variant => $retry,)* }
+            }
+
+            /// One line for the catalogue page.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => $meaning,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidJson = "invalid_json", 400, "invalid_request_error", false,
+        "The body is not JSON, has a key twice, or a number that a double cannot hold.";
+    InvalidField = "invalid_field", 400, "invalid_request_error", false,
+        "A field, parameter or header has a value that is not allowed; `param` names it.";
+    UnknownField = "unknown_field", 400, "invalid_request_error", false,
+        "A field that this version does not know; nothing is dropped in silence.";
+    UnsupportedField = "unsupported_field", 400, "invalid_request_error", false,
+        "A known field that this harness or this version cannot honour.";
+    InvalidCursor = "invalid_cursor", 400, "invalid_request_error", false,
+        "A cursor that is not a plain decimal number.";
+    Unauthorized = "unauthorized", 401, "authentication_error", false,
+        "The bearer token is missing or wrong.";
+    ForbiddenHost = "forbidden_host", 403, "permission_error", false,
+        "The Host or Origin header names somebody this server does not answer.";
+    ForbiddenPeer = "forbidden_peer", 403, "permission_error", false,
+        "The caller may not do this: another user's process, or an agent acting as an operator.";
+    UnknownHarness = "unknown_harness", 404, "not_found_error", false,
+        "There is no harness of this name; `harnesses` lists those that exist.";
+    RunNotFound = "run_not_found", 404, "not_found_error", false,
+        "There is no run with this id in this project.";
+    RouteNotFound = "route_not_found", 404, "not_found_error", false,
+        "There is nothing at this path.";
+    MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
+        "The path exists, but not for this method.";
+    RunConflict = "run_conflict", 409, "conflict_error", false,
+        "The run id is bound to another request; both digests are given.";
+    OperationConflict = "operation_conflict", 409, "conflict_error", false,
+        "The operation id was used with another body.";
+    CursorAhead = "cursor_ahead", 409, "conflict_error", false,
+        "The cursor is beyond the end of the log.";
+    CwdBusy = "cwd_busy", 409, "conflict_error", false,
+        "Another live run works in this directory, and the request asked not to share it.";
+    RunNotEnded = "run_not_ended", 409, "conflict_error", false,
+        "The run is not over; cancel it first.";
+    RunCancelled = "run_cancelled", 409, "conflict_error", false,
+        "The run was cancelled before it gave an answer.";
+    CursorExpired = "cursor_expired", 410, "gone_error", false,
+        "Events after the cursor are no longer kept; `earliest` is the first that is.";
+    RunGone = "run_gone", 410, "gone_error", false,
+        "The run was deleted or has expired; its id stays taken for a while.";
+    BodyTooLarge = "body_too_large", 413, "invalid_request_error", false,
+        "The body is over its limit; `limit_bytes` says which.";
+    RangeNotSatisfiable = "range_not_satisfiable", 416, "invalid_request_error", false,
+        "The range lies outside the log.";
+    Saturated = "saturated", 429, "rate_limit_error", true,
+        "No place became free in time; nothing was started.";
+    QueueFull = "queue_full", 503, "rate_limit_error", true,
+        "The queue is full; nothing was started.";
+    Draining = "draining", 503, "server_error", true,
+        "The server is stopping or starting; nothing was started.";
+    HarnessMissing = "harness_missing", 503, "server_error", false,
+        "The agent's program is not installed here; `install` says how.";
+    StoreBusy = "store_busy", 503, "server_error", true,
+        "The store has too much to write at the moment; nothing was stored.";
+    StoreFull = "store_full", 507, "server_error", true,
+        "The disk is full; nothing was stored.";
+    StoreFailed = "store_failed", 500, "server_error", false,
+        "The store cannot answer.";
+    RunFailed = "run_failed", 502, "upstream_error", false,
+        "The agent failed; `failure` holds its code, message and the end of its stderr.";
+    RunTimeout = "run_timeout", 504, "upstream_error", false,
+        "The run used up its time.";
+    Internal = "internal", 500, "server_error", false,
+        "A fault of ours; the log has it under the request id.";
+}
+
+/// An error on its way out: a code, a sentence and facts a machine can read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// The code.
+    pub code: ErrorCode,
+    /// A sentence for people: what happened, where, what to do.
+    pub message: String,
+    /// The field, parameter or header at fault.
+    pub param: Option<String>,
+    /// Members beside the common ones.
+    pub facts: Map<String, Value>,
+    /// Seconds after which a retry makes sense.
+    pub retry_after: Option<u64>,
+}
+
+impl Problem {
+    /// A problem with a sentence.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let retry_after = code.may_retry().then_some(5);
+        Self { code, message: message.into(), param: None, facts: Map::new(), retry_after }
+    }
+
+    /// A field, parameter or header with a value that is not allowed.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::InvalidField, message).param(param)
+    }
+
+    /// Names the field, parameter or header at fault.
+    #[must_use]
+    pub fn param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Adds a fact.
+    #[must_use]
+    pub fn fact(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.facts.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// The body, as JSON.
+    pub fn body(&self, request_id: &str) -> Value {
+        let mut error = Map::new();
+        error.insert("type".into(), self.code.kind().into());
+        error.insert("code".into(), self.code.as_str().into());
+        error.insert("message".into(), self.message.clone().into());
+        error.insert("param".into(), self.param.clone().map_or(Value::Null, Value::from));
+        error.insert("request_id".into(), request_id.into());
+        for (name, value) in &self.facts {
+            error.insert(name.clone(), value.clone());
+        }
+        let mut body = Map::new();
+        body.insert("error".into(), Value::Object(error));
+        Value::Object(body)
+    }
+}
+
+/// An error as a client reads it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The error.
+    pub error: ErrorDetail,
+}
+
+/// The inside of [`ErrorBody`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// The family.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The code.
+    pub code: String,
+    /// The sentence.
+    pub message: String,
+    /// The field at fault.
+    #[serde(default)]
+    pub param: Option<String>,
+    /// The request, to be found in the server's log.
+    #[serde(default)]
+    pub request_id: String,
+    /// Facts beside them.
+    #[serde(flatten)]
+    pub facts: Map<String, Value>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_reads_back() {
+        let problem = Problem::invalid("timeout_ms", "timeout_ms must be positive").fact("min", 1);
+        let body: ErrorBody = serde_json::from_value(problem.body("req-1")).unwrap();
+        assert_eq!(body.error.code, "invalid_field");
+        assert_eq!(body.error.param.as_deref(), Some("timeout_ms"));
+        assert_eq!(body.error.facts["min"], 1);
+    }
+
+    #[test]
+    fn capacity_refusals_may_be_retried() {
+        for code in ErrorCode::ALL {
+            assert_eq!(code.may_retry(), matches!(code.status(), 429 | 507) || (code.status() == 503 && *code != ErrorCode::HarnessMissing));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The wire: request and response types, error codes and event-stream framing, shared by server and client.
+//!
+//! Job: what goes over HTTP, parsed strictly and rendered in one way.
+//! Owns: the error catalogue. Never: does I/O, knows a store or a process.
+
+pub mod chat;
+pub mod error;
+pub mod request;
+pub mod server;
+pub mod snapshot;
+pub mod sse;
+
+pub use error::{ErrorBody, ErrorCode, Problem};
+pub use request::{OnCwdBusy, OnDisconnect, OnLost, Permissions, RunRequest};
+pub use server::{LiveProof, ServerInfo};
+pub use snapshot::{CancelReply, EventList, Links, Queue, Recovery, RunList, Snapshot, Why};

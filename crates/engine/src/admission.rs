@@ -1,0 +1,64 @@
+//! Looking before leaping: everything about a request that can be refused before anything is stored.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use longhaul_harness::{Harness, Plan, Program, Request};
+
+use crate::error::DispatchError;
+use crate::sealed::Sealed;
+
+/// The harness's plan for a sealed request.
+pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed) -> Result<Plan, DispatchError> {
+    let request = Request {
+        model: sealed.model.as_deref(),
+        prompt: sealed.prompt.as_deref(),
+        system: sealed.system.as_deref(),
+        command: sealed.command.as_deref(),
+        args: &sealed.args,
+        stdin: sealed.stdin.as_deref().map(str::as_bytes),
+        effort: sealed.effort.as_deref(),
+        permissions: sealed.permissions,
+        allowed_tools: &sealed.allowed_tools,
+        turns_max: sealed.turns_max,
+        new_session: &sealed.new_session,
+    };
+    Ok(harness.plan(&request)?)
+}
+
+/// Whether the plan's program is there, for a harness whose program people must install.
+pub(crate) fn installed(
+    harness: &'static dyn Harness,
+    plan: &Plan,
+    sealed: &Sealed,
+    server: &BTreeMap<String, String>,
+) -> Result<(), DispatchError> {
+    let Program::Path(program) = &plan.program else { return Ok(()) };
+    if harness.install().is_none() {
+        return Ok(());
+    }
+    let path = sealed
+        .env
+        .get("PATH")
+        .or_else(|| sealed.captured_env.as_ref().unwrap_or(server).get("PATH"))
+        .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+    if find(program, path).is_some() {
+        return Ok(());
+    }
+    Err(DispatchError::HarnessMissing {
+        harness: harness.name(),
+        program: program.clone(),
+        install: harness.install(),
+    })
+}
+
+/// The program's file, searched as `execvp` does.
+pub fn find(program: &str, path: &str) -> Option<PathBuf> {
+    let executable = |file: &Path| {
+        rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
+    };
+    if program.contains('/') {
+        return Some(PathBuf::from(program)).filter(|file| executable(file));
+    }
+    path.split(':').map(|dir| Path::new(if dir.is_empty() { "." } else { dir }).join(program)).find(|f| executable(f))
+}

@@ -1,0 +1,271 @@
+//! Dispatch: one run per id and digest, whoever asks how often.
+//!
+//! Order of writes: look (attach, refuse) → seal the request beside the run → commit `run.created` with the row → start
+//! the owner. A crash before the commit leaves a directory that the next start sweeps; after it the run is accepted and
+//! is carried out by whoever finds it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use longhaul_harness::Harness;
+use longhaul_model::event::{EventData, RunCreated, Warning};
+use longhaul_model::projection::Projection;
+use longhaul_model::{Event, RunId, RunKey, Seq, Status, StreamId, event};
+use longhaul_store::{Commit, CommitError, RecordWrite};
+use serde_json::{Map, Value};
+
+use crate::doc::{self, Doc, Origin};
+use crate::engine::Engine;
+use crate::error::DispatchError;
+use crate::owner::Owner;
+use crate::places::Place;
+use crate::sealed::{self, Sealed};
+use crate::view::Shared;
+use crate::admission;
+
+/// A request to run something, checked for form by its face.
+#[derive(Debug)]
+pub struct NewRun {
+    /// Its identity.
+    pub key: RunKey,
+    /// The digest that the id is bound to.
+    pub digest: String,
+    /// The harness's name.
+    pub harness: String,
+    /// What is needed to carry it out. An empty `cwd` means a private directory.
+    pub sealed: Sealed,
+    /// A name for people.
+    pub name: Option<String>,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// The caller's own words.
+    pub metadata: Map<String, Value>,
+    /// How it came to be.
+    pub origin: Origin,
+    /// Whether the last reader's leaving is a cancel.
+    pub cancel_on_disconnect: bool,
+    /// Whether another live run in the same directory is a refusal.
+    pub refuse_busy_cwd: bool,
+    /// Warnings that the face already has.
+    pub warnings: Vec<Warning>,
+    /// A place that was waited for; without one the run waits by itself.
+    pub place: Option<Place>,
+    /// Records of the face, in the same commit.
+    pub records: Vec<RecordWrite>,
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dispatched {
+    /// The run is new.
+    Created,
+    /// The run was there: live, or over.
+    Attached,
+}
+
+impl Engine {
+    /// Whether the run is there already, with this digest.
+    ///
+    /// # Errors
+    /// `Conflict`, `Gone`, or of the store.
+    pub async fn attach(&self, key: &RunKey, digest: &str) -> Result<bool, DispatchError> {
+        if let Some(row) = self.store().run(key).await? {
+            if row.digest == digest {
+                return Ok(true);
+            }
+            return Err(DispatchError::Conflict { expected: row.digest, received: digest.to_owned() });
+        }
+        if self.is_gone(key).await? {
+            return Err(DispatchError::Gone);
+        }
+        Ok(false)
+    }
+
+    /// Waits for a place before anything is stored; `None` if none became free in time.
+    ///
+    /// # Errors
+    /// `QueueFull`.
+    pub async fn reserve(&self, key: &RunKey, at_most: std::time::Duration) -> Result<Option<Place>, DispatchError> {
+        let mut wait = self.inner.places.wait(key)?;
+        Ok(tokio::time::timeout(at_most, wait.ready()).await.ok())
+    }
+
+    /// Accepts a run, or attaches to the one that is there.
+    ///
+    /// # Errors
+    /// [`DispatchError`]; nothing is stored and nothing was started then.
+    ///
+    /// # Cancel safety
+    /// The caller's leaving changes nothing once the work has begun: it is done in a task of its own.
+    pub async fn dispatch(&self, new: NewRun) -> Result<Dispatched, DispatchError> {
+        let engine = self.clone();
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        self.spawn(async move {
+            let _ = reply.send(engine.dispatch_once(new).await);
+        });
+        answer.await.unwrap_or(Err(DispatchError::Draining))
+    }
+
+    async fn dispatch_once(&self, new: NewRun) -> Result<Dispatched, DispatchError> {
+        let _one_at_a_time = self.shard(&new.key).lock().await;
+        if self.attach(&new.key, &new.digest).await? {
+            return Ok(Dispatched::Attached);
+        }
+        if self.is_draining() {
+            return Err(DispatchError::Draining);
+        }
+        let harness = longhaul_harness::find(&new.harness)
+            .ok_or_else(|| DispatchError::UnknownHarness { name: new.harness.clone() })?;
+        let mut new = new;
+        let dir = uuid::Uuid::now_v7().simple().to_string();
+        let own_cwd = new.sealed.cwd.as_os_str().is_empty();
+        if own_cwd {
+            new.sealed.cwd = self.inner.options.data_dir.join("work").join(&dir);
+        } else {
+            check_cwd(&new.sealed.cwd)?;
+        }
+        let plan = admission::plan(harness, &new.sealed)?;
+        admission::installed(harness, &plan, &new.sealed, &self.inner.options.environment)?;
+        new.warnings.extend(plan.warnings);
+        if let Some(holder) = self.holder_of(&new.sealed.cwd, harness) {
+            if new.refuse_busy_cwd {
+                return Err(DispatchError::CwdBusy { holder });
+            }
+            new.warnings.push(Warning {
+                code: "cwd_busy".to_owned(),
+                message: format!("run {holder} works in the same directory at the same time"),
+            });
+        }
+        let wait = match new.place.take() {
+            Some(place) => Err(place),
+            None => Ok(self.inner.places.wait(&new.key)?),
+        };
+        let doc = self.accept(&new, harness, &dir, own_cwd).await?;
+        let shared = Arc::new(Shared::new(new.key.clone(), doc.0, doc.1));
+        metrics::counter!("longhaul_runs_created_total", "harness" => harness.name()).increment(1);
+        self.adopt(Owner::fresh(self.clone(), shared, wait));
+        Ok(Dispatched::Created)
+    }
+
+    /// Seals and commits.
+    async fn accept(
+        &self,
+        new: &NewRun,
+        harness: &dyn Harness,
+        dir: &str,
+        own_cwd: bool,
+    ) -> Result<(StreamId, Doc), DispatchError> {
+        let created = RunCreated {
+            project: new.key.project.clone(),
+            driver: harness.driver(),
+            harness: harness.name().to_owned(),
+            model: new.sealed.model.clone(),
+            name: new.name.clone(),
+            digest: new.digest.clone(),
+            session_id: None,
+            cwd: new.sealed.cwd.to_string_lossy().into_owned(),
+            tags: new.tags.clone(),
+            timeout_ms: new.sealed.timeout_ms,
+        };
+        let mut data: Vec<EventData> = vec![created.into()];
+        data.extend(new.warnings.iter().cloned().map(EventData::from));
+        let now = self.now();
+        let encoder = event::Encoder::new(&new.key.run, now, harness.name());
+        let mut wires = Vec::with_capacity(data.len());
+        let mut run: Option<Projection> = None;
+        for (at, data) in data.into_iter().enumerate() {
+            let seq = Seq::new(at as u64 + 1);
+            wires.push(encoder.encode(seq, &data).into());
+            let event = Event { run_id: new.key.run.clone(), seq, ts: now, data };
+            match &mut run {
+                None => run = Projection::begin(&event),
+                Some(run) => run.apply(&event),
+            }
+        }
+        let Some(run) = run else {
+            return Err(DispatchError::Commit(CommitError::Invalid("a run begins with run.created")));
+        };
+        let doc = Doc {
+            v: doc::VERSION,
+            run,
+            metadata: new.metadata.clone(),
+            dir: dir.to_owned(),
+            own_cwd,
+            origin: new.origin.clone(),
+            cancel_on_disconnect: new.cancel_on_disconnect,
+        };
+        let run_dir = self.runs_dir().join(dir);
+        let (sealed, key, path) = (new.sealed.clone(), new.key.clone(), run_dir.clone());
+        let cwd = own_cwd.then(|| new.sealed.cwd.clone());
+        let written = tokio::task::spawn_blocking(move || prepare(&path, &key, &sealed, cwd.as_deref())).await;
+        let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
+        if let Err(source) = written {
+            crate::erase::remove_dir(&run_dir).await;
+            if source.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) {
+                return Err(CommitError::Full.into());
+            }
+            return Err(DispatchError::Directory { path: run_dir, source });
+        }
+        let row = longhaul_store::RunRow {
+            key: new.key.clone(),
+            stream: StreamId::default(),
+            status: Status::Queued,
+            harness: harness.name().to_owned(),
+            digest: new.digest.clone(),
+            tags: new.tags.clone(),
+            created_at: now,
+            ended_at: None,
+            last_seq: Seq::ZERO,
+            doc: doc.encode(),
+        };
+        let create =
+            longhaul_store::NewRun { row, epoch: self.inner.epoch, events: wires, feed: vec![0] };
+        let commit = Commit { create: Some(create), records: new.records.clone(), ..Commit::default() };
+        match self.store().commit(commit).await {
+            Ok(done) => match done.created {
+                Some(stream) => Ok((stream, doc)),
+                None => Err(DispatchError::Commit(CommitError::Invalid("a created run has a stream"))),
+            },
+            // It may be durable: the directory stays for whoever finds the run.
+            Err(error @ CommitError::Unknown(_)) => Err(error.into()),
+            Err(error) => {
+                crate::erase::remove_dir(&run_dir).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// A live agent in the same directory. Commands are left out: people run many in one place.
+    fn holder_of(&self, cwd: &Path, harness: &dyn Harness) -> Option<RunId> {
+        if harness.driver() == event::Driver::Exec {
+            return None;
+        }
+        let cwd = cwd.to_string_lossy();
+        self.lock_live().values().find_map(|live| {
+            live.shared.with_doc(|doc| {
+                let same = doc.run.driver == event::Driver::Harness && doc.run.cwd == cwd;
+                same.then(|| live.shared.key.run.clone())
+            })
+        })
+    }
+}
+
+/// Makes the run's directory with its sealed request and its owner's name, and its private working directory.
+fn prepare(run_dir: &Path, key: &RunKey, sealed: &Sealed, cwd: Option<&Path>) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    if let Some(cwd) = cwd {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cwd)?;
+    }
+    sealed::write(run_dir, sealed, key)
+}
+
+fn check_cwd(path: &Path) -> Result<(), DispatchError> {
+    let refuse = |source: io::Error| DispatchError::Cwd { path: path.to_owned(), source };
+    let found = std::fs::metadata(path).map_err(refuse)?;
+    if !found.is_dir() {
+        return Err(refuse(io::Error::from(io::ErrorKind::NotADirectory)));
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+//! The document in a run's row: what a snapshot shows without reading the log.
+//!
+//! Job: the fold of the events, and the few creation facts that are not events. Versioned JSON.
+
+use longhaul_model::projection::Projection;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The version of the document's form.
+pub const VERSION: u32 = 1;
+
+/// How a run came to be.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Origin {
+    /// The face: `runs` or `chat`.
+    pub face: String,
+    /// Whether the caller named no id.
+    #[serde(default)]
+    pub anonymous: bool,
+    /// Who called: a digest of the token, or nothing.
+    #[serde(default)]
+    pub caller: String,
+}
+
+/// The document.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Doc {
+    /// The version of this form.
+    pub v: u32,
+    /// The fold; without the answer's text while the run is live.
+    pub run: Projection,
+    /// The caller's own words about it.
+    #[serde(default)]
+    pub metadata: Map<String, Value>,
+    /// The name of the run's directory below `runs/`.
+    pub dir: String,
+    /// Whether the working directory is one that we made.
+    #[serde(default)]
+    pub own_cwd: bool,
+    /// How it came to be.
+    #[serde(default)]
+    pub origin: Origin,
+    /// Whether the last reader's leaving is a cancel.
+    #[serde(default)]
+    pub cancel_on_disconnect: bool,
+}
+
+impl Doc {
+    /// The bytes for a row.
+    pub fn encode(&self) -> bytes::Bytes {
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// Reads a row's bytes.
+    ///
+    /// # Errors
+    /// The decoder's message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let doc: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if doc.v != VERSION {
+            return Err(format!("the document has version {}, this program knows {VERSION}", doc.v));
+        }
+        Ok(doc)
+    }
+}

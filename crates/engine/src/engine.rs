@@ -1,0 +1,358 @@
+//! The engine's handle: what faces call.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use longhaul_model::time::Clock;
+use longhaul_model::{Epoch, RunKey, Seq, Status, Timestamp};
+use longhaul_store::{Commit, CommitError, RecordKey, RecordWrite, Store, StoreError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::doc::Doc;
+use crate::owner::Owner;
+use crate::places::Places;
+use crate::recovery::{Counters, Report};
+use crate::view::{Live, Shared, View};
+
+/// Locks against two dispatches of one run id; a power of two, far above the requests in flight.
+const SHARDS: usize = 64;
+
+/// What an engine is made of.
+pub struct Options {
+    /// Where everything durable goes.
+    pub store: Arc<dyn Store>,
+    /// Where run directories go, below `runs/`, and private working directories, below `work/`.
+    pub data_dir: PathBuf,
+    /// The program that is shim and demo agent; `/proc/self/exe` in the binary.
+    pub exe: PathBuf,
+    /// Runs with a process at once.
+    pub live_max: usize,
+    /// Runs that wait.
+    pub queue_max: usize,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The server's environment, read once.
+    pub environment: BTreeMap<String, String>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) epoch: Epoch,
+    pub(crate) places: Places,
+    pub(crate) recovery: Counters,
+    /// The address for inner clients, known once the port is bound.
+    pub(crate) address: RwLock<String>,
+    live: Mutex<HashMap<RunKey, Live>>,
+    shards: Vec<tokio::sync::Mutex<()>>,
+    pub(crate) draining: CancellationToken,
+    refusing: AtomicBool,
+    tasks: TaskTracker,
+}
+
+/// The engine. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("epoch", &self.inner.epoch).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Takes a new epoch and takes over every run that is not over. Returns as soon as the runs are listed; each is
+    /// looked at by its own task, and [`Engine::recovery`] counts them.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn start(options: Options) -> Result<Self, StoreError> {
+        let epoch = next_epoch(&*options.store).await?;
+        let places = Places::new(options.live_max, options.queue_max);
+        let inner = Arc::new(Inner {
+            epoch,
+            places,
+            recovery: Counters::default(),
+            address: RwLock::default(),
+            live: Mutex::default(),
+            shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
+            draining: CancellationToken::new(),
+            refusing: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            options,
+        });
+        let engine = Self { inner };
+        engine.recover().await?;
+        Ok(engine)
+    }
+
+    async fn recover(&self) -> Result<(), StoreError> {
+        let rows = self.store().live_runs().await?;
+        self.inner.recovery.found(rows.len() as u64);
+        for row in rows {
+            let doc = Doc::decode(&row.doc).map_err(|what| StoreError::Corrupt {
+                place: format!("row of run {}", row.key),
+                what,
+            })?;
+            let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
+            self.adopt(Owner::recovering(self.clone(), shared));
+        }
+        let engine = self.clone();
+        self.spawn(async move { engine.sweep().await });
+        Ok(())
+    }
+
+    /// Removes run directories that a crash left without a row.
+    async fn sweep(&self) {
+        let dir = self.runs_dir();
+        let names = tokio::task::spawn_blocking(move || -> std::io::Result<Vec<String>> {
+            let mut names = Vec::new();
+            for entry in std::fs::read_dir(dir)? {
+                let entry = entry?;
+                if entry.path().join("request.json").exists() {
+                    names.push(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+            Ok(names)
+        })
+        .await;
+        let Ok(Ok(names)) = names else { return };
+        for name in names {
+            let known = |live: &Live| live.shared.with_doc(|doc| doc.dir == name);
+            if self.lock_live().values().any(known) {
+                continue;
+            }
+            // A sealed request without a live run: the run ended, or was never accepted. Whichever, unless it was
+            // accepted this very moment, the file is of no use.
+            if let Some(key) = crate::sealed::owner(&self.runs_dir().join(&name)) {
+                let _guard = self.shard(&key).lock().await;
+                if self.lock_live().values().any(known) {
+                    continue;
+                }
+                match self.store().run(&key).await {
+                    Ok(Some(row)) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => {
+                        crate::sealed::remove(&self.runs_dir().join(&name));
+                    }
+                    Ok(_) => crate::erase::remove_dir(&self.runs_dir().join(&name)).await,
+                    Err(_) => return,
+                }
+            }
+        }
+        if let Ok(tombstones) = self.store().records(crate::erase::TOMBSTONE, "", usize::MAX).await {
+            for (_, value) in tombstones {
+                if let Ok(tombstone) = serde_json::from_slice::<crate::erase::Tombstone>(&value)
+                    && !tombstone.dir.is_empty()
+                    && self.runs_dir().join(&tombstone.dir).exists()
+                {
+                    crate::erase::remove_dir(&self.runs_dir().join(&tombstone.dir)).await;
+                }
+            }
+        }
+    }
+
+    /// Starts an owner's task and makes it known.
+    pub(crate) fn adopt(&self, (owner, live): (Owner, Live)) {
+        self.lock_live().insert(live.shared.key.clone(), live);
+        self.spawn(owner.run());
+    }
+
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(task);
+    }
+
+    /// Does something that nobody waits for, before the server ends.
+    pub fn spawn_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn(task);
+    }
+
+    /// Forgets a run that is over.
+    pub(crate) fn forget(&self, key: &RunKey) {
+        self.lock_live().remove(key);
+    }
+
+    pub(crate) fn lock_live(&self) -> std::sync::MutexGuard<'_, HashMap<RunKey, Live>> {
+        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn shard(&self, key: &RunKey) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        &self.inner.shards[hasher.finish() as usize % SHARDS]
+    }
+
+    /// The live run, after any dispatch of it that is under way.
+    pub(crate) async fn live(&self, key: &RunKey) -> Option<Live> {
+        if let Some(live) = self.lock_live().get(key) {
+            return Some(live.clone());
+        }
+        let _dispatched = self.shard(key).lock().await;
+        self.lock_live().get(key).cloned()
+    }
+
+    /// The store below.
+    pub fn store(&self) -> &dyn Store {
+        &*self.inner.options.store
+    }
+
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.inner.options.clock.now()
+    }
+
+    pub(crate) fn runs_dir(&self) -> PathBuf {
+        self.inner.options.data_dir.join("runs")
+    }
+
+    /// This server's epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.epoch
+    }
+
+    /// Tells runs that start from now on where inner clients find this server.
+    pub fn set_address(&self, address: &str) {
+        address.clone_into(&mut self.inner.address.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// What the start found and did.
+    pub fn recovery(&self) -> Report {
+        self.inner.recovery.report()
+    }
+
+    /// Places taken, places in all, runs that wait.
+    pub fn places(&self) -> (usize, usize, usize) {
+        self.inner.places.counts()
+    }
+
+    /// Runs that are not over.
+    pub fn live_count(&self) -> usize {
+        self.lock_live().len()
+    }
+
+    /// A run as it is now, live or stored.
+    ///
+    /// # Errors
+    /// Of the store; a row that cannot be read is `Corrupt`.
+    pub async fn view(&self, key: &RunKey) -> Result<Option<View>, StoreError> {
+        let live = self.lock_live().get(key).cloned();
+        if let Some(live) = live {
+            let queue = self.inner.places.position(key);
+            let shared = live.shared;
+            return Ok(Some(View { stream: shared.stream, doc: shared.doc(), queue, readers: shared.readers() }));
+        }
+        let Some(row) = self.store().run(key).await? else { return Ok(None) };
+        let doc = Doc::decode(&row.doc)
+            .map_err(|what| StoreError::Corrupt { place: format!("row of run {key}"), what })?;
+        Ok(Some(View { stream: row.stream, doc, queue: None, readers: 0 }))
+    }
+
+    /// A watch of status and tail while the run is live; `None` once it is over.
+    pub fn progress(&self, key: &RunKey) -> Option<watch::Receiver<(Status, Seq)>> {
+        self.lock_live().get(key).map(|live| live.shared.progress.subscribe())
+    }
+
+    /// Waits until the run is over, at most `at_most`; whether it is.
+    pub async fn wait_end(&self, key: &RunKey, at_most: Duration) -> bool {
+        let Some(mut progress) = self.progress(key) else { return true };
+        let ended = progress.wait_for(|(status, _)| status.is_terminal());
+        // A closed watch is an owner that let go: over, or the server stops.
+        tokio::time::timeout(at_most, ended).await.is_ok_and(|seen| seen.is_ok() || !self.is_draining())
+    }
+
+    /// Counts a reader of the run's events in, until the guard is dropped.
+    pub fn reader(&self, key: &RunKey) -> Option<ReaderGuard> {
+        let live = self.lock_live().get(key).cloned()?;
+        live.shared.readers.fetch_add(1, Ordering::Relaxed);
+        Some(ReaderGuard { engine: self.clone(), live })
+    }
+
+    /// Whether a tombstone says that the run was deleted.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn is_gone(&self, key: &RunKey) -> Result<bool, StoreError> {
+        Ok(self.store().record(&crate::erase::tombstone_key(key)).await?.is_some())
+    }
+
+    /// The directory of a run's attempt, where its spool is.
+    pub fn attempt_dir(&self, doc: &Doc) -> Option<PathBuf> {
+        (doc.run.attempts > 0).then(|| attempt_path(&self.runs_dir().join(&doc.dir), doc.run.attempts))
+    }
+
+    /// Whether the server stops.
+    pub fn is_draining(&self) -> bool {
+        self.inner.refusing.load(Ordering::Relaxed) || self.inner.draining.is_cancelled()
+    }
+
+    /// Accepts nothing more.
+    pub fn refuse(&self) {
+        self.inner.refusing.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets go of every run without touching its process, and waits until all owners have let go.
+    pub async fn shutdown(&self) {
+        self.refuse();
+        self.inner.draining.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+/// A reader of a run's events, while it is there.
+#[derive(Debug)]
+pub struct ReaderGuard {
+    engine: Engine,
+    live: Live,
+}
+
+impl Drop for ReaderGuard {
+    fn drop(&mut self) {
+        let shared = &self.live.shared;
+        let last = shared.readers.fetch_sub(1, Ordering::Relaxed) == 1;
+        let ended = shared.progress.borrow().0.is_terminal();
+        if !last || ended || self.engine.is_draining() || !shared.with_doc(|doc| doc.cancel_on_disconnect) {
+            return;
+        }
+        let (engine, key) = (self.engine.clone(), shared.key.clone());
+        self.engine.spawn(async move {
+            let intent = longhaul_model::event::RunCancelRequested {
+                by: "disconnect".to_owned(),
+                reason: Some("the last reader left".to_owned()),
+            };
+            if let Err(error) = engine.cancel(&key, intent, None).await {
+                tracing::warn!(run = %key, %error, "could not cancel a run whose last reader left");
+            }
+        });
+    }
+}
+
+/// The directory of attempt `number` in a run's directory.
+pub(crate) fn attempt_path(run_dir: &Path, number: u32) -> PathBuf {
+    run_dir.join(format!("a{number}"))
+}
+
+/// Writes and returns the epoch of this start.
+async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
+    let key = RecordKey::new("node", "epoch");
+    let last: u64 = match store.record(&key).await? {
+        None => 0,
+        Some(bytes) => std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+            StoreError::Corrupt { place: "record node/epoch".to_owned(), what: "not a number".to_owned() }
+        })?,
+    };
+    let next = last + 1;
+    let write = RecordWrite { key, value: Some(next.to_string().into_bytes().into()), only_new: false };
+    let commit =
+        Commit { records: vec![write], urgency: longhaul_store::Urgency::Reserve, ..Commit::default() };
+    match store.commit(commit).await {
+        Ok(_) => Ok(Epoch::new(next)),
+        Err(CommitError::Full) => Err(StoreError::Unavailable("the disk is full".to_owned())),
+        Err(error) => Err(StoreError::Unavailable(error.to_string())),
+    }
+}

@@ -1,0 +1,129 @@
+//! Why the engine refuses, one enum per operation.
+
+use std::io;
+use std::path::PathBuf;
+
+use longhaul_harness::PlanError;
+use longhaul_store::{CommitError, StoreError};
+
+use crate::places::QueueFull;
+
+/// Why a run was not accepted. Nothing is stored and nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The id is bound to another request.
+    #[error("the run id is bound to another request")]
+    Conflict {
+        /// The digest it is bound to.
+        expected: String,
+        /// The digest of this request.
+        received: String,
+    },
+    /// The id belonged to a run that was deleted or has expired.
+    #[error("the run was deleted")]
+    Gone,
+    /// There is no such harness.
+    #[error("there is no harness called {name:?}")]
+    UnknownHarness {
+        /// The name.
+        name: String,
+    },
+    /// The harness cannot honour the request.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The agent's program is not there.
+    #[error("{program} is not installed")]
+    HarnessMissing {
+        /// The harness.
+        harness: &'static str,
+        /// Its program.
+        program: String,
+        /// How to install it.
+        install: Option<&'static str>,
+    },
+    /// The directory to work in is not one.
+    #[error("{} cannot be worked in", .path.display())]
+    Cwd {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another live run works in the directory.
+    #[error("run {holder} works in this directory")]
+    CwdBusy {
+        /// The other run.
+        holder: longhaul_model::RunId,
+    },
+    /// Too many wait already.
+    #[error(transparent)]
+    QueueFull(#[from] QueueFull),
+    /// The server is stopping.
+    #[error("the server is stopping")]
+    Draining,
+    /// The run's directory could not be made.
+    #[error("could not write {}", .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored document is not what was written.
+    #[error("the row of {key} is damaged: {what}")]
+    Document {
+        /// The run.
+        key: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Why a cancel was not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// There is no such run.
+    #[error("there is no such run")]
+    NotFound,
+    /// The run was deleted.
+    #[error("the run was deleted")]
+    Gone,
+    /// The operation id was used with another body.
+    #[error("the operation id was used with another body")]
+    OperationConflict,
+    /// The server is stopping; the next one takes the request.
+    #[error("the server is stopping")]
+    Draining,
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a run was not erased.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// There is no such run.
+    #[error("there is no such run")]
+    NotFound,
+    /// It was deleted before.
+    #[error("the run was deleted")]
+    Gone,
+    /// It is not over.
+    #[error("the run is not over")]
+    NotEnded,
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

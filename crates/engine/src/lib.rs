@@ -1,0 +1,33 @@
+//! Runs: accepting them, owning them while they live, and taking them over after a restart.
+//!
+//! Job: one owner task per live run turns commands, a shim's records and spooled output into committed events; dispatch
+//! is idempotent by run id and request digest; places are fair; recovery is the ordinary claim path.
+//! Owns: the live map, the places, the run directories below the data directory.
+//! Never: shows an event before it is durable; touches a process but through its shim; knows HTTP.
+
+mod admission;
+mod cancel;
+mod cursor;
+mod dispatch;
+mod doc;
+mod engine;
+mod environment;
+mod erase;
+mod error;
+mod owner;
+mod places;
+mod recovery;
+mod sealed;
+mod view;
+mod why;
+
+pub use cancel::{Cancelled, Operation};
+pub use dispatch::{Dispatched, NewRun};
+pub use doc::{Doc, Origin};
+pub use engine::{Engine, Options, ReaderGuard};
+pub use error::{CancelError, DispatchError, EraseError};
+pub use places::{Place, QueueFull};
+pub use recovery::Report;
+pub use sealed::Sealed;
+pub use view::View;
+pub use why::Why;

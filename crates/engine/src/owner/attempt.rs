@@ -1,0 +1,377 @@
+//! Starting an attempt, or taking over the one that is there.
+
+use std::io;
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use longhaul_harness::{Plan, Program, StopStep};
+use longhaul_model::event::{Driver, ProcessStarted, Warning};
+use longhaul_model::run::{Command, Phase};
+use longhaul_model::{AttemptNo, limits};
+use longhaul_store::Urgency;
+use longhaul_supervise as supervise;
+use longhaul_supervise::{AttemptDir, AttemptSpec, AttemptState, Event, Settled, Started, StopReason};
+
+use super::control::Control;
+use super::ingest::Source;
+use super::{LetGo, Owner};
+use crate::engine::attempt_path;
+use crate::environment;
+use crate::recovery::Fate;
+use crate::sealed::{self, Sealed};
+
+/// How often a size poll looks for output that no hint announced, and for a shim that went without a word.
+const POLL: Duration = Duration::from_millis(500);
+
+/// How long a launched shim may take to open its socket before its lock and its exit are looked at again.
+const CONNECT: Duration = Duration::from_millis(2);
+
+/// The longest wait between two looks.
+const CONNECT_MAX: Duration = Duration::from_millis(100);
+
+impl Owner {
+    /// Begins the next attempt and follows it to its end.
+    pub(super) async fn start_attempt(&mut self) -> Result<(), LetGo> {
+        let dir = self.run_dir();
+        let sealed = match sealed::read(&dir) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                return self.give_up("recovery_failed", format!("the sealed request cannot be read: {error}")).await;
+            }
+        };
+        let harness_name = self.shared.with_doc(|doc| doc.run.harness.clone());
+        let Some(harness) = longhaul_harness::find(&harness_name) else {
+            let text = format!("this version has no harness called {harness_name:?}");
+            return self.give_up("recovery_failed", text).await;
+        };
+        let plan = match crate::admission::plan(harness, &sealed) {
+            Ok(plan) => plan,
+            Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
+        };
+        let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
+        let command = Command::StartAttempt { cause, budget_ms: sealed.timeout_ms };
+        self.apply(command, Urgency::Ordinary).await?;
+        let Phase::Starting { attempt } = self.state.phase else { return Ok(()) };
+        let spec = self.spec(attempt, &plan, &sealed);
+        let tmp = self.tmp_dir();
+        let tmp_text = tmp.to_string_lossy().into_owned();
+        let private_tmp = self.state.driver == Driver::Harness;
+        let env = {
+            let address = self.engine.inner.address.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            environment::build(&environment::Source {
+                key: &self.shared.key,
+                driver: self.state.driver,
+                plan: &plan,
+                sealed: &sealed,
+                server: &self.engine.inner.options.environment,
+                address: &address,
+                tmp: private_tmp.then_some(tmp_text.as_str()),
+            })
+        };
+        let path = attempt_path(&dir, attempt.get());
+        let exe = self.engine.inner.options.exe.clone();
+        let stdin = plan.stdin;
+        let launched = tokio::task::spawn_blocking(move || {
+            if private_tmp {
+                private_dir(&tmp)?;
+            }
+            let dir = AttemptDir::create(&path, &spec, &env, stdin.as_deref()).map_err(io::Error::other)?;
+            dir.launch(&exe)
+        })
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
+        let child = match launched {
+            Ok(child) => Some(child),
+            Err(error) => {
+                tracing::error!(run = %self.shared.key, error = %super::chain(&error), "could not launch an attempt");
+                None
+            }
+        };
+        self.follow(attempt, child).await
+    }
+
+    fn spec(&self, attempt: AttemptNo, plan: &Plan, sealed: &Sealed) -> AttemptSpec {
+        let (program, mut args) = match &plan.program {
+            Program::Path(path) => (path.clone(), vec![]),
+            Program::Myself { verb } => {
+                (self.engine.inner.options.exe.to_string_lossy().into_owned(), vec![(*verb).to_owned()])
+            }
+        };
+        args.extend(plan.args.iter().cloned());
+        let dir = self.shared.with_doc(|doc| doc.dir.clone());
+        AttemptSpec {
+            version: supervise::spec::VERSION,
+            attempt: format!("{dir}.{attempt}"),
+            marker: format!("{dir}.{attempt}"),
+            epoch: self.engine.inner.epoch.get(),
+            program,
+            args,
+            cwd: sealed.cwd.to_string_lossy().into_owned(),
+            stdin: match &plan.stdin {
+                None => supervise::Stdin::Null,
+                Some(_) => supervise::Stdin::File { name: "stdin".to_owned() },
+            },
+            limits: supervise::Limits { output_bytes_max: limits::SPOOL_BYTES_MAX, idle_ms: sealed.idle_ms },
+            deadline_ms: Some(sealed.timeout_ms),
+            drain_ms: limits::DRAIN.as_millis() as u64,
+            stop: plan.stop.iter().map(stop_step).collect(),
+        }
+    }
+
+    /// Takes over what an earlier server left.
+    pub(super) async fn take_over(&mut self) -> Result<(), LetGo> {
+        match self.state.phase {
+            Phase::Vacant | Phase::Ended { .. } => Ok(()),
+            Phase::Queued => {
+                self.account(Fate::Requeued);
+                Ok(())
+            }
+            Phase::Starting { attempt } | Phase::Running { attempt } => {
+                self.place = Some(self.engine.inner.places.take());
+                let dir = attempt_path(&self.run_dir(), attempt.get());
+                if let Ok(dir) = AttemptDir::open(&dir)
+                    && matches!(self.look(&dir).await?, AttemptState::Alive { .. })
+                {
+                    self.apply(Command::Adopt, Urgency::Reserve).await?;
+                    self.account(Fate::Adopted);
+                }
+                self.follow(attempt, None).await
+            }
+        }
+    }
+
+    /// Follows an attempt until its end is committed.
+    pub(super) async fn follow(&mut self, attempt: AttemptNo, child: Option<Child>) -> Result<(), LetGo> {
+        let path = attempt_path(&self.run_dir(), attempt.get());
+        let mut child = Reaper::new(child);
+        let Ok(dir) = AttemptDir::open(&path) else {
+            // The directory was never made: nothing can have been started from it.
+            return self.finish_unmade().await;
+        };
+        let mut source = Source::closed();
+        let mut wait = CONNECT;
+        loop {
+            match self.look(&dir).await? {
+                AttemptState::Dead { exit } => {
+                    child.reap().await;
+                    return self.finish(attempt, &dir, source, *exit).await;
+                }
+                AttemptState::Empty | AttemptState::Unsettled { .. } => {
+                    if !child.is_running() {
+                        if let Some(exit) = self.settle(&dir).await? {
+                            return self.finish(attempt, &dir, source, exit).await;
+                        }
+                    }
+                }
+                AttemptState::Alive { started } => {
+                    if let Some(started) = started {
+                        self.process_started(attempt, &started, &dir).await?;
+                    }
+                    if let Ok(control) = Control::connect(dir.path(), self.engine.inner.epoch).await {
+                        source = self.accompany(attempt, &dir, control, source).await?;
+                        wait = CONNECT;
+                        continue;
+                    }
+                }
+            }
+            self.breathe(wait).await?;
+            wait = (wait * 2).min(CONNECT_MAX);
+        }
+    }
+
+    async fn look(&mut self, dir: &AttemptDir) -> Result<AttemptState, LetGo> {
+        loop {
+            let dir = dir.clone();
+            let looked = tokio::task::spawn_blocking(move || dir.state()).await;
+            match looked {
+                Ok(Ok(state)) => return Ok(state),
+                Ok(Err(error)) => self.trouble(&super::chain(&error)).await?,
+                Err(error) => self.trouble(&error.to_string()).await?,
+            }
+        }
+    }
+
+    async fn settle(&mut self, dir: &AttemptDir) -> Result<Option<supervise::Exit>, LetGo> {
+        loop {
+            let dir = dir.clone();
+            let settled = tokio::task::spawn_blocking(move || dir.settle()).await;
+            match settled {
+                Ok(Ok(Settled::Exit(exit))) => return Ok(Some(*exit)),
+                Ok(Ok(Settled::StillAlive)) => return Ok(None),
+                Ok(Err(error)) => self.trouble(&super::chain(&error)).await?,
+                Err(error) => self.trouble(&error.to_string()).await?,
+            }
+        }
+    }
+
+    /// An attempt's files cannot be read: say so, where `why` shows it, and look again. Never a guess.
+    async fn trouble(&mut self, what: &str) -> Result<(), LetGo> {
+        tracing::error!(run = %self.shared.key, error = what, "an attempt's files cannot be used");
+        self.shared.set_blocked(Some(format!("the run's files: {what}")), self.now_ms());
+        self.breathe(Duration::from_secs(1)).await
+    }
+
+    /// Waits a little, answering questions meanwhile.
+    async fn breathe(&mut self, wait: Duration) -> Result<(), LetGo> {
+        let draining = self.engine.inner.draining.clone();
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Ok(()),
+            Some(message) = self.inbox.recv() => self.answer(message).await,
+            () = draining.cancelled() => Err(LetGo::Draining),
+        }
+    }
+
+    /// Stays with a live shim until it is gone or its exit is recorded.
+    async fn accompany(
+        &mut self,
+        attempt: AttemptNo,
+        dir: &AttemptDir,
+        mut control: Control,
+        mut source: Source,
+    ) -> Result<Source, LetGo> {
+        let draining = self.engine.inner.draining.clone();
+        let mut stop_sent = false;
+        let mut more = false;
+        let mut silent_since = Instant::now();
+        let mut warned = false;
+        loop {
+            if self.state.cancel.is_some() && !stop_sent {
+                stop_sent = true;
+                if let Err(error) = control.stop(StopReason::Cancel).await {
+                    tracing::warn!(run = %self.shared.key, %error, "could not reach a shim to stop it");
+                    return Ok(source);
+                }
+            }
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => return Err(LetGo::Draining),
+                Some(message) = self.inbox.recv() => {
+                    self.answer(message).await?;
+                    continue;
+                }
+                event = control.next() => match event {
+                    Some(Event::Started(started)) => self.process_started(attempt, &started, dir).await?,
+                    Some(Event::Exit) | None => return Ok(source),
+                    Some(Event::Refused { epoch }) => {
+                        return Err(LetGo::Lost(format!("the shim has seen epoch {epoch}")));
+                    }
+                    Some(_) => {}
+                },
+                () = tokio::time::sleep(if more { Duration::ZERO } else { POLL }) => {}
+            }
+            if !self.is_running() {
+                continue;
+            }
+            let (next, progress) = self.ingest(attempt, dir, source).await?;
+            (source, more) = (next, progress.more);
+            if progress.any {
+                silent_since = Instant::now();
+                warned = false;
+            } else if !warned && silent_since.elapsed() >= limits::SILENCE_WARNING {
+                warned = true;
+                self.warn_of_silence().await?;
+            }
+        }
+    }
+
+    async fn warn_of_silence(&mut self) -> Result<(), LetGo> {
+        let minutes = limits::SILENCE_WARNING.as_secs() / 60;
+        let warning = Warning {
+            code: "silence".to_owned(),
+            message: format!("the agent has printed nothing for {minutes} minutes; it is left alone"),
+        };
+        self.apply(Command::Observe(vec![warning.into()]), Urgency::Ordinary).await
+    }
+
+    /// Commits that the process exists.
+    pub(super) async fn process_started(
+        &mut self,
+        attempt: AttemptNo,
+        started: &Started,
+        dir: &AttemptDir,
+    ) -> Result<(), LetGo> {
+        if !matches!(self.state.phase, Phase::Starting { .. }) {
+            return Ok(());
+        }
+        let spec = dir.read_spec().ok().flatten();
+        let program = spec.as_ref().map_or("", |spec| spec.program.as_str());
+        let command = Path::new(program).file_name().map_or(program.into(), std::ffi::OsStr::to_string_lossy);
+        let event = ProcessStarted {
+            attempt,
+            pid: started.pid,
+            command: command.into_owned(),
+            version: None,
+            cwd: self.shared.with_doc(|doc| doc.run.cwd.clone()),
+        };
+        self.apply(Command::ProcessStarted(event), Urgency::Ordinary).await
+    }
+}
+
+/// The launched shim, reaped when it is gone. Letting go of it does not end it.
+struct Reaper {
+    child: Option<Child>,
+}
+
+impl Reaper {
+    fn new(child: Option<Child>) -> Self {
+        Self { child }
+    }
+
+    /// Whether the shim that this server launched still runs.
+    fn is_running(&mut self) -> bool {
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(None)) => true,
+            Some(Ok(Some(_)) | Err(_)) => {
+                self.child = None;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Waits for the shim's own exit, which follows its record at once.
+    async fn reap(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let waited = tokio::task::spawn_blocking(move || child.wait()).await;
+        if !matches!(waited, Ok(Ok(_))) {
+            tracing::warn!("could not reap a shim");
+        }
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        // The owner lets go while the shim lives, or the shim is gone and nobody waited: both leave no zombie behind
+        // longer than this process lives.
+        if let Some(child) = self.child.as_mut() {
+            let _ = child.try_wait();
+        }
+    }
+}
+
+fn stop_step(step: &StopStep) -> supervise::StopStep {
+    match step {
+        StopStep::Signal { name, wait_ms } => supervise::StopStep::Signal {
+            signal: if *name == "INT" { supervise::StopSignal::Int } else { supervise::StopSignal::Term },
+            wait_ms: *wait_ms,
+        },
+    }
+}
+
+fn private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Err(_) | Ok(()) => {
+            // Somebody else's directory of this name is not ours to use.
+            use std::os::unix::fs::MetadataExt as _;
+            let found = std::fs::symlink_metadata(path)?;
+            if found.is_dir() && found.uid() == rustix::process::getuid().as_raw() {
+                Ok(())
+            } else {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} is not ours", path.display())))
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The end of an attempt: read its output to the last byte, then the exit and the end in one commit.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use longhaul_model::event::{EventData, ResourceUse, Warning};
+use longhaul_model::run::{Command, Exit, ExecError, ExitHow, Stop, decide};
+use longhaul_model::{AttemptNo, limits};
+use longhaul_store::Urgency;
+use longhaul_supervise::{self as supervise, AttemptDir, How, SpoolLengths, kill_marked};
+
+use super::ingest::Source;
+use super::{Events, LetGo, Owner};
+use crate::recovery::Fate;
+
+/// How long the processes of a lost shim may take to die.
+const LOST_KILL: Duration = Duration::from_secs(5);
+
+impl Owner {
+    /// Ends an attempt whose directory was never made.
+    pub(super) async fn finish_unmade(&mut self) -> Result<(), LetGo> {
+        let exit = Exit {
+            how: ExitHow::NeverStarted { error: None },
+            stop: Stop::None,
+            rusage: None,
+            killed_descendants: 0,
+            unkilled: vec![],
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            stderr_tail: None,
+            spool_error: None,
+        };
+        self.end(vec![], None, exit).await
+    }
+
+    /// Ends an attempt as its record says.
+    pub(super) async fn finish(
+        &mut self,
+        attempt: AttemptNo,
+        dir: &AttemptDir,
+        mut source: Source,
+        record: supervise::Exit,
+    ) -> Result<(), LetGo> {
+        let mut exit = exit_of(&record);
+        if record.how == How::Lost {
+            self.kill_lost(attempt, &mut exit).await;
+        }
+        if let Some(started) = dir.read_started().ok().flatten()
+            && !matches!(record.how, How::NeverStarted { .. })
+        {
+            self.process_started(attempt, &started, dir).await?;
+        }
+        let mut last: Events = vec![];
+        let mut cursor = None;
+        if self.is_running() {
+            let ended = SpoolLengths::from(&record);
+            let ended = if record.how == How::Lost { lengths(dir).unwrap_or(ended) } else { ended };
+            (exit.stdout_bytes, exit.stderr_bytes) = (ended.stdout, ended.stderr);
+            loop {
+                let (next, piece) = self.piece(attempt, dir, source, Some(ended)).await?;
+                source = next;
+                let Some(piece) = piece else { break };
+                if piece.more {
+                    self.commit_patiently(piece.events, Some(piece.cursor), vec![], Urgency::Reserve).await?;
+                } else {
+                    last = piece.events;
+                    cursor = Some(piece.cursor);
+                    break;
+                }
+            }
+        }
+        exit.stderr_tail = stderr_tail(dir);
+        if record.output_lost_bytes > 0 {
+            let warning = Warning {
+                code: "output_dropped".to_owned(),
+                message: format!("{} bytes of output were not kept", record.output_lost_bytes),
+            };
+            last.push(warning.into());
+        }
+        self.end(last, cursor, exit).await
+    }
+
+    /// Commits the last events, the exit and, unless another attempt follows, the end: all at once.
+    async fn end(&mut self, last: Events, cursor: Option<crate::cursor::Cursor>, exit: Exit) -> Result<(), LetGo> {
+        let lost = exit.how == ExitHow::Lost;
+        let mut state = self.state.clone();
+        let mut events: Events = last;
+        for event in &events {
+            state = state.evolve(event);
+        }
+        match decide(&state, Command::Exit(Box::new(exit)), &self.ctx()) {
+            Ok(ending) => events.extend(ending),
+            Err(rejection) => return Err(LetGo::Lost(rejection.to_string())),
+        }
+        let over = events.last().is_some_and(EventData::is_terminal);
+        self.commit_patiently(events, cursor, vec![], Urgency::Reserve).await?;
+        self.account(match (over, lost) {
+            (true, true) => Fate::Failed,
+            (true, false) => Fate::Finished,
+            (false, _) => Fate::Requeued,
+        });
+        Ok(())
+    }
+
+    /// Kills what a lost shim left, as far as its marker reaches.
+    async fn kill_lost(&mut self, attempt: AttemptNo, exit: &mut Exit) {
+        let marker = self.shared.with_doc(|doc| format!("{}.{attempt}", doc.dir));
+        let killed = tokio::task::spawn_blocking(move || kill_marked(&marker, LOST_KILL)).await;
+        match killed {
+            Ok(Ok(report)) => {
+                exit.killed_descendants = report.killed.len() as u32;
+                exit.unkilled = report.remaining;
+            }
+            Ok(Err(error)) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
+            Err(error) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
+        }
+    }
+}
+
+fn exit_of(record: &supervise::Exit) -> Exit {
+    let how = match &record.how {
+        How::Exited { code } => ExitHow::Exited(*code),
+        How::Signaled { signal, .. } => ExitHow::Signaled(*signal),
+        How::NeverStarted { exec_error } => ExitHow::NeverStarted {
+            error: exec_error.as_ref().map(|e| ExecError {
+                errno: e.errno,
+                message: format!("{}: {}", e.path, e.message),
+            }),
+        },
+        How::Lost => ExitHow::Lost,
+    };
+    let rusage = matches!(record.how, How::Exited { .. } | How::Signaled { .. }).then(|| ResourceUse {
+        user_ms: record.rusage.user_ms,
+        system_ms: record.rusage.system_ms,
+        max_rss_kb: record.rusage.max_rss_kb,
+    });
+    Exit {
+        how,
+        stop: stop_of(record.stop),
+        rusage,
+        killed_descendants: record.killed_descendants,
+        unkilled: record.unkilled.clone(),
+        stdout_bytes: record.stdout_bytes,
+        stderr_bytes: record.stderr_bytes,
+        stderr_tail: None,
+        spool_error: record.spool_error.clone(),
+    }
+}
+
+const fn stop_of(stop: supervise::Stop) -> Stop {
+    match stop {
+        supervise::Stop::None => Stop::None,
+        supervise::Stop::Cancel => Stop::Cancel,
+        supervise::Stop::Deadline => Stop::Deadline,
+        supervise::Stop::OutputLimit => Stop::OutputLimit,
+        supervise::Stop::Idle => Stop::Idle,
+        supervise::Stop::Shutdown => Stop::Shutdown,
+        supervise::Stop::SpoolError => Stop::SpoolError,
+    }
+}
+
+/// The lengths of a spool whose shim did not live to record them.
+fn lengths(dir: &AttemptDir) -> io::Result<SpoolLengths> {
+    let len = |name| std::fs::metadata(dir.file(name)).map(|found| found.len());
+    Ok(SpoolLengths { stdout: len("stdout")?, stderr: len("stderr")? })
+}
+
+fn stderr_tail(dir: &AttemptDir) -> Option<String> {
+    let file = File::open(dir.file("stderr")).ok()?;
+    let len = file.metadata().ok()?.len();
+    if len == 0 {
+        return None;
+    }
+    let from = len.saturating_sub(limits::STDERR_TAIL_BYTES as u64);
+    let mut bytes = vec![0; (len - from) as usize];
+    file.read_exact_at(&mut bytes, from).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}

@@ -1,0 +1,181 @@
+//! From spooled bytes to committed events, exactly once.
+//!
+//! The cursor is committed with the events that it follows. Whatever happens between, reading starts again at the
+//! committed cursor with the parser's committed state: the same lines make the same events.
+
+use std::io;
+
+use longhaul_harness::{Parser, SourceLine};
+use longhaul_model::event::{EventData, OutputStream, Warning};
+use longhaul_model::run::{Command, Phase, decide};
+use longhaul_model::{AttemptNo, limits};
+use longhaul_store::Urgency;
+use longhaul_supervise::{AttemptDir, Batch, Follower, LineLimits, SpoolCursor, SpoolLengths, Stream};
+
+use super::commit::Refused;
+use super::{Events, LetGo, Owner};
+use crate::cursor::Cursor;
+
+/// Bytes and lines of one commit: large enough that the disk's sync is shared by thousands of lines, small enough that
+/// readers see a flood arrive in steps of a few milliseconds.
+const BATCH_BYTES: usize = 256 << 10;
+/// See [`BATCH_BYTES`].
+const BATCH_LINES: usize = 4096;
+
+/// Batches in one go before the owner listens again.
+const BATCHES: usize = 4;
+
+struct Open {
+    follower: Follower,
+    parser: Box<dyn Parser>,
+}
+
+/// A spool that is being read, or is to be opened at the committed cursor.
+pub(super) struct Source(Option<Open>);
+
+impl Source {
+    pub(super) const fn closed() -> Self {
+        Self(None)
+    }
+}
+
+/// The events of one batch, and where they bring the source to.
+pub(super) struct Piece {
+    pub(super) events: Events,
+    pub(super) cursor: Cursor,
+    pub(super) more: bool,
+}
+
+/// What one look at the spool gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// Whether anything was committed.
+    pub(super) any: bool,
+    /// Whether there is more at once.
+    pub(super) more: bool,
+}
+
+impl Owner {
+    /// Reads and commits what is there.
+    pub(super) async fn ingest(
+        &mut self,
+        attempt: AttemptNo,
+        dir: &AttemptDir,
+        mut source: Source,
+    ) -> Result<(Source, Progress), LetGo> {
+        let mut any = false;
+        for _ in 0..BATCHES {
+            let (next, piece) = self.piece(attempt, dir, source, None).await?;
+            source = next;
+            let Some(piece) = piece else { return Ok((source, Progress { any, more: false })) };
+            let more = piece.more;
+            if !piece.events.is_empty() {
+                any = true;
+                self.shared.last_output_ms.store(self.now_ms(), std::sync::atomic::Ordering::Relaxed);
+                let events = match decide(&self.state, Command::Observe(piece.events), &self.ctx()) {
+                    Ok(events) => events,
+                    Err(rejection) => return Err(LetGo::Lost(rejection.to_string())),
+                };
+                match self.commit(events, Some(piece.cursor), vec![], Urgency::Ordinary).await {
+                    Ok(()) => self.shared.set_blocked(None, 0),
+                    Err(Refused::LetGo(error)) => return Err(error),
+                    Err(Refused::Later(error)) => {
+                        // Nothing is kept of the refused batch: it is read again from the committed cursor.
+                        self.pause(&error).await?;
+                        return Ok((Source::closed(), Progress { any, more: true }));
+                    }
+                }
+            }
+            if !more {
+                return Ok((source, Progress { any, more: false }));
+            }
+        }
+        Ok((source, Progress { any, more: true }))
+    }
+
+    /// The next batch as events; `None` if the spool is not there yet.
+    pub(super) async fn piece(
+        &mut self,
+        attempt: AttemptNo,
+        dir: &AttemptDir,
+        source: Source,
+        ended: Option<SpoolLengths>,
+    ) -> Result<(Source, Option<Piece>), LetGo> {
+        let mut open = match source.0 {
+            Some(open) => open,
+            None => match self.open(attempt, dir) {
+                Ok(open) => open,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Source(None), None)),
+                Err(error) => return Err(LetGo::Lost(format!("the spool cannot be read: {error}"))),
+            },
+        };
+        let read = tokio::task::spawn_blocking(move || {
+            let batch = open.follower.batch(BATCH_BYTES, BATCH_LINES, ended);
+            (open, batch)
+        })
+        .await;
+        let (mut open, batch) = match read {
+            Ok((open, Ok(batch))) => (open, batch),
+            Ok((_, Err(error))) => return Err(LetGo::Lost(format!("the spool cannot be read: {error}"))),
+            Err(error) => return Err(LetGo::Lost(error.to_string())),
+        };
+        let more = batch.more;
+        let mut events = Vec::with_capacity(batch.lines.len());
+        missing(&batch, &mut events);
+        let after = batch.lines.last().map_or_else(|| open.follower.cursor(), |line| line.after);
+        for line in &batch.lines {
+            let stream = match line.stream {
+                Stream::Stdout => OutputStream::Stdout,
+                Stream::Stderr => OutputStream::Stderr,
+            };
+            let line = SourceLine { stream, bytes: &line.bytes, eol: line.newline, part: line.part };
+            open.parser.line(&line, &mut events);
+        }
+        if ended.is_some() && !more {
+            open.parser.end(&mut events);
+        }
+        let cursor = Cursor::new(attempt, after, &*open.parser);
+        Ok((Source(Some(open)), Some(Piece { events, cursor, more })))
+    }
+
+    /// Opens the spool at the committed cursor, with the parser as it was there.
+    fn open(&self, attempt: AttemptNo, dir: &AttemptDir) -> io::Result<Open> {
+        let name = self.shared.with_doc(|doc| doc.run.harness.clone());
+        let unknown = || io::Error::new(io::ErrorKind::Unsupported, format!("no harness is called {name:?}"));
+        let harness = longhaul_harness::find(&name).ok_or_else(unknown)?;
+        let saved = self.cursor.as_ref().filter(|cursor| cursor.attempt == attempt);
+        let parser = harness.parser(saved.map(|c| c.state.as_bytes())).map_err(io::Error::other)?;
+        if let Some(saved) = saved
+            && (saved.parser != parser.id() || saved.parser_version != parser.version())
+        {
+            let text = format!(
+                "the run was read by parser {} {}, this program has {} {}",
+                saved.parser,
+                saved.parser_version,
+                parser.id(),
+                parser.version()
+            );
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        let spool = saved.map_or_else(SpoolCursor::default, |c| c.spool);
+        let part_bytes_max = harness.line_bytes_max().max(limits::LINE_PART_BYTES_MAX);
+        let follower = Follower::open(dir, spool, LineLimits { part_bytes_max })?;
+        Ok(Open { follower, parser })
+    }
+
+    /// Whether the agent's process is known to the log.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self.state.phase, Phase::Running { .. })
+    }
+}
+
+/// Says what a power cut took from the spool; the committed events are the truth and are not made again.
+fn missing(batch: &Batch, events: &mut Vec<EventData>) {
+    for gap in &batch.missing {
+        let warning = Warning {
+            code: "spool_missing".to_owned(),
+            message: format!("{} lacks bytes {} to {}", gap.stream.file_name(), gap.from, gap.to),
+        };
+        events.push(warning.into());
+    }
+}

@@ -1,0 +1,127 @@
+//! What a run needs to be started, kept beside it until it can have no further attempt.
+//!
+//! Job: the request with its environment values in one file, mode 0600, durable before the run is accepted.
+//! Owns: `DIR/request.json`. Never: reaches an event, a row or a log line.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use longhaul_harness::Permissions;
+use longhaul_model::RunKey;
+use serde::{Deserialize, Serialize};
+
+/// The version of the file's form.
+const VERSION: u32 = 1;
+
+/// A request as it will be carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// The model asked for.
+    pub model: Option<String>,
+    /// The prompt, for an agent.
+    pub prompt: Option<String>,
+    /// Instructions beside the prompt.
+    pub system: Option<String>,
+    /// The program, for a command.
+    pub command: Option<String>,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// What it reads.
+    pub stdin: Option<String>,
+    /// The directory it works in.
+    pub cwd: PathBuf,
+    /// Variables named by the request.
+    pub env: BTreeMap<String, String>,
+    /// Variables of the invoking shell, if one was there.
+    pub captured_env: Option<BTreeMap<String, String>>,
+    /// How hard the model should think.
+    pub effort: Option<String>,
+    /// What the agent may do.
+    #[serde(with = "permissions")]
+    pub permissions: Permissions,
+    /// Tools it may use without asking.
+    pub allowed_tools: Vec<String>,
+    /// Turns at most.
+    pub turns_max: Option<u32>,
+    /// Silence at most, milliseconds.
+    pub idle_ms: Option<u64>,
+    /// The budget, milliseconds.
+    pub timeout_ms: u64,
+    /// The session id that we choose for a CLI that lets us.
+    pub new_session: String,
+}
+
+mod permissions {
+    //! Permissions by name: the harness crate's type knows no serde.
+
+    use longhaul_harness::Permissions;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Permissions, ser: S) -> Result<S::Ok, S::Error> {
+        ser.serialize_str(value.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(de: D) -> Result<Permissions, D::Error> {
+        let name = String::deserialize(de)?;
+        Permissions::parse(&name).ok_or_else(|| serde::de::Error::custom(format!("no permissions are called {name:?}")))
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join("request.json")
+}
+
+#[derive(Serialize, Deserialize)]
+struct File<T> {
+    version: u32,
+    run: RunKey,
+    request: T,
+}
+
+/// Makes `dir` and writes the file in it; both survive a power cut once this returns.
+///
+/// # Errors
+/// Of the file system. The directory may be there and must be removed by the caller.
+pub(crate) fn write(dir: &Path, sealed: &Sealed, run: &RunKey) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o700).create(dir)?;
+    let sealed = File { version: VERSION, run: run.clone(), request: sealed };
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path(dir))?;
+    file.write_all(&serde_json::to_vec(&sealed)?)?;
+    file.sync_all()?;
+    fs::File::open(dir)?.sync_all()?;
+    if let Some(parent) = dir.parent() {
+        fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Reads the file back.
+///
+/// # Errors
+/// Of the file system, or `InvalidData` if it is not what was written.
+pub(crate) fn read(dir: &Path) -> io::Result<Sealed> {
+    let file: File<Sealed> = serde_json::from_slice(&fs::read(path(dir))?)?;
+    if file.version != VERSION {
+        let text = format!("{} has version {}, this program knows {VERSION}", path(dir).display(), file.version);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(file.request)
+}
+
+/// Whose request it is; `None` if it cannot be told.
+pub(crate) fn owner(dir: &Path) -> Option<RunKey> {
+    let file: File<serde::de::IgnoredAny> = serde_json::from_slice(&fs::read(path(dir)).ok()?).ok()?;
+    Some(file.run)
+}
+
+/// Removes the file: the run can have no further attempt.
+pub(crate) fn remove(dir: &Path) {
+    match fs::remove_file(path(dir)) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(dir = %dir.display(), %error, "could not remove a sealed request"),
+    }
+}

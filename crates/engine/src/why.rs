@@ -1,0 +1,90 @@
+//! `why`: every waiting state has a cause, an owner, a since and, where there is one, a next time.
+
+use longhaul_model::{RunKey, Status, Timestamp, limits};
+use longhaul_store::StoreError;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use crate::engine::Engine;
+
+/// Why a run is where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// What it waits for, or why it ended.
+    pub cause: String,
+    /// Who has to act: `agent`, `longhaul`, `operator` or `nobody`.
+    pub owner: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+    /// What happens by itself at the latest, and when.
+    pub next: Option<(Timestamp, String)>,
+    /// More facts.
+    pub facts: Vec<String>,
+}
+
+impl Engine {
+    /// Why a run is where it is; `None` if there is no such run.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn why(&self, key: &RunKey) -> Result<Option<Why>, StoreError> {
+        let live = self.lock_live().get(key).cloned();
+        let Some(view) = self.view(key).await? else { return Ok(None) };
+        let run = &view.doc.run;
+        let mut facts = Vec::new();
+        let deadline = run.started_at.map(|at| {
+            let ms = at.unix_ms().saturating_add(run.timeout_ms as i64);
+            (Timestamp::from_unix_ms(ms), "its time is used up and it is stopped".to_owned())
+        });
+        if let Some(cancel) = &run.cancel_requested {
+            let reason = cancel.reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default();
+            facts.push(format!("cancel was asked for by {}{reason}", cancel.by));
+        }
+        if let Some(live) = &live {
+            let last = live.shared.last_output_ms.load(Ordering::Relaxed);
+            if last > 0 {
+                let silent = self.now().unix_ms().saturating_sub(last);
+                facts.push(format!("last output {} s ago", silent / 1000));
+                if silent >= limits::SILENCE_WARNING.as_millis() as i64 {
+                    facts.push("silence is only a warning; set limits.idle_ms to make it an end".to_owned());
+                }
+            }
+            let blocked = live.shared.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some((cause, since)) = blocked {
+                let since = Timestamp::from_unix_ms(since);
+                return Ok(Some(Why { cause: format!("waits for {cause}"), owner: "operator", since, next: None, facts }));
+            }
+        }
+        let (cause, owner, since, next) = match run.status {
+            Status::Queued => {
+                let (used, max, _) = self.places();
+                let cause = match view.queue {
+                    Some(before) => format!("waits for a place: {before} before it, {used} of {max} places taken"),
+                    None => "is about to be started".to_owned(),
+                };
+                (cause, "longhaul", run.created_at, None)
+            }
+            Status::Starting => ("its process is being started".to_owned(), "longhaul", run.updated_at, deadline),
+            Status::BindingSession | Status::Running if run.cancel_requested.is_some() => {
+                ("is being stopped; its process tree is not gone yet".to_owned(), "longhaul", run.updated_at, deadline)
+            }
+            Status::BindingSession | Status::Running => {
+                let pid = run.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                (format!("the agent works{pid}"), "agent", run.started_at.unwrap_or(run.created_at), deadline)
+            }
+            Status::Completed => {
+                let proof = run.reason.as_deref().unwrap_or("proof");
+                (format!("completed; proven by {proof}"), "nobody", run.ended_at.unwrap_or(run.updated_at), None)
+            }
+            Status::Failed => {
+                let text = run.error.as_ref().map_or_else(String::new, |e| format!(": {} ({})", e.message, e.code));
+                (format!("failed{text}"), "nobody", run.ended_at.unwrap_or(run.updated_at), None)
+            }
+            Status::Cancelled => {
+                let by = run.reason.as_deref().unwrap_or("somebody");
+                (format!("cancelled by {by}"), "nobody", run.ended_at.unwrap_or(run.updated_at), None)
+            }
+        };
+        Ok(Some(Why { cause, owner, since, next, facts }))
+    }
+}

@@ -1,0 +1,158 @@
+//! The command line of Codex.
+//!
+//! The prompt is its standard input, a file, named by `-`. Source: real runs of 0.169.0 with prompts of 1 MiB, with a
+//! leading hyphen and with newlines; the developer instructions were read in the request that reached the model.
+
+use std::fmt::Write as _;
+
+use super::NAME;
+use crate::plan::{ENV_BASE, Plan, Program, stop_by_interrupt};
+use crate::request::{Permissions, PlanError, Request, plain_word};
+
+pub(super) const PROGRAM: &str = "codex";
+
+pub(super) const FIELDS: [&str; 5] = ["model", "prompt", "system", "effort", "permissions"];
+
+/// Characters of a prompt that Codex takes, inclusive. Source: its own refusal of one more.
+const PROMPT_CHARS_MAX: usize = 1 << 20;
+
+const ENV_ALLOW: [&str; 17] = [
+    ENV_BASE[0],
+    ENV_BASE[1],
+    ENV_BASE[2],
+    ENV_BASE[3],
+    ENV_BASE[4],
+    ENV_BASE[5],
+    ENV_BASE[6],
+    ENV_BASE[7],
+    "CODEX_*",
+    "OPENAI_*",
+    "SSL_CERT_FILE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+
+pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
+    request.check(NAME, &FIELDS)?;
+    let prompt = request.prompt(NAME)?;
+    let chars = prompt.chars().count();
+    if chars > PROMPT_CHARS_MAX {
+        let message = format!("has {chars} characters, more than the {PROMPT_CHARS_MAX} that codex takes");
+        return Err(PlanError::Invalid { field: "prompt", message });
+    }
+    let mut args = ["exec", "--json", "--skip-git-repo-check"].map(str::to_owned).to_vec();
+    if let Some(model) = request.model {
+        plain_word("model", model)?;
+        args.extend(["-m".to_owned(), model.to_owned()]);
+    }
+    if let Some(effort) = request.effort {
+        plain_word("effort", effort)?;
+        args.extend(["-c".to_owned(), format!("model_reasoning_effort={}", toml_text(effort))]);
+    }
+    if let Some(system) = request.system {
+        args.extend(["-c".to_owned(), format!("developer_instructions={}", toml_text(system))]);
+    }
+    match request.permissions {
+        Permissions::Cli => {}
+        Permissions::ReadOnly => args.extend(["-s", "read-only"].map(str::to_owned)),
+        Permissions::Edit => args.extend(["-s", "workspace-write"].map(str::to_owned)),
+        Permissions::Full => args.push("--dangerously-bypass-approvals-and-sandbox".to_owned()),
+    }
+    args.push("-".to_owned());
+    Ok(Plan {
+        program: Program::Path(PROGRAM.to_owned()),
+        args,
+        stdin: Some(prompt.as_bytes().to_vec()),
+        env: vec![("NO_COLOR".to_owned(), "1".to_owned())],
+        env_allow: &ENV_ALLOW,
+        stop: stop_by_interrupt(),
+        source_session_id: None,
+        warnings: Vec::new(),
+    })
+}
+
+/// `text` as a basic string of TOML. Source: TOML 1.0, "String".
+fn toml_text(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => {
+                let written = write!(out, "\\u{:04x}", u32::from(c));
+                debug_assert!(written.is_ok(), "a string takes all");
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_has_its_option() {
+        let request = Request {
+            prompt: Some("-x\ny"),
+            model: Some("gpt-5"),
+            system: Some("say \"hi\"\\\n\u{7f}ü"),
+            effort: Some("high"),
+            permissions: Permissions::Edit,
+            new_session: "ignored: codex chooses",
+            ..Request::default()
+        };
+        let plan = plan(&request).unwrap();
+        assert_eq!(
+            plan.args,
+            [
+                "exec",
+                "--json",
+                "--skip-git-repo-check",
+                "-m",
+                "gpt-5",
+                "-c",
+                "model_reasoning_effort=\"high\"",
+                "-c",
+                "developer_instructions=\"say \\\"hi\\\"\\\\\\n\\u007fü\"",
+                "-s",
+                "workspace-write",
+                "-",
+            ]
+        );
+        assert_eq!(plan.stdin.as_deref(), Some(&b"-x\ny"[..]));
+        assert_eq!(plan.source_session_id, None);
+    }
+
+    #[test]
+    fn permissions_are_codex_own_words() {
+        let words = |permissions| {
+            let request = Request { prompt: Some("x"), permissions, ..Request::default() };
+            plan(&request).unwrap().args[3..].join(" ")
+        };
+        assert_eq!(words(Permissions::Cli), "-");
+        assert_eq!(words(Permissions::ReadOnly), "-s read-only -");
+        assert_eq!(words(Permissions::Full), "--dangerously-bypass-approvals-and-sandbox -");
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused_by_name() {
+        let field = |request: Request<'_>| plan(&request).unwrap_err().field();
+        let tools = ["Bash".to_owned()];
+        assert_eq!(field(Request { prompt: Some("x"), turns_max: Some(3), ..Request::default() }), "turns_max");
+        assert_eq!(field(Request { prompt: Some("x"), allowed_tools: &tools, ..Request::default() }), "allowed_tools");
+        assert_eq!(field(Request { prompt: Some("a\0"), ..Request::default() }), "prompt");
+        let long = "ü".repeat(PROMPT_CHARS_MAX);
+        assert!(plan(&Request { prompt: Some(&long), ..Request::default() }).is_ok());
+        assert_eq!(field(Request { prompt: Some(&format!("{long}x")), ..Request::default() }), "prompt");
+    }
+}

@@ -1,0 +1,27 @@
+//! Harnesses: one file per agent CLI. A command line in, events out.
+//!
+//! Job: for each agent CLI the plan that starts it ([`Harness::plan`]) and the parser of what it prints
+//! ([`Harness::parser`]), for any other command the same ([`exec`]), and a built-in agent that needs no CLI, key or
+//! network ([`demo`]).
+//! Owns: the names of the harnesses and all knowledge about their CLIs.
+//! Never: reads or writes anything, asks for the time, looks at the environment or starts a process. What a parser
+//! says depends on nothing but the lines it was given, so that a later server can go on where an earlier one stopped.
+
+mod claude;
+mod codex;
+pub mod demo;
+mod exec;
+mod harness;
+mod kept;
+mod parser;
+mod plan;
+mod registry;
+mod request;
+mod saved;
+mod shape;
+
+pub use harness::Harness;
+pub use parser::{Parser, SourceLine, StateError};
+pub use plan::{Plan, Program, StopStep};
+pub use request::{Permissions, PlanError, Request};
+pub use registry::{all, find};

@@ -1,0 +1,35 @@
+//! The harnesses of this build, by name.
+
+use crate::claude::Claude;
+use crate::codex::Codex;
+use crate::demo::Demo;
+use crate::exec::Exec;
+use crate::harness::Harness;
+
+static ALL: [&dyn Harness; 4] = [&Claude, &Codex, &Demo, &Exec];
+
+/// Every harness, by name in order.
+pub fn all() -> &'static [&'static dyn Harness] {
+    &ALL
+}
+
+/// The harness with this name.
+pub fn find(name: &str) -> Option<&'static dyn Harness> {
+    ALL.into_iter().find(|h| h.name() == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_harness_is_found_by_its_name() {
+        let names: Vec<_> = all().iter().map(|h| h.name()).collect();
+        assert_eq!(names, ["claude", "codex", "demo", "exec"]);
+        for name in names {
+            assert_eq!(find(name).map(|h| h.name()), Some(name));
+        }
+        assert!(find("Claude").is_none());
+        assert!(find("").is_none());
+    }
+}

@@ -1,0 +1,28 @@
+//! Members of JSON objects whose shape is somebody else's promise: each read answers `None` where the shape is another.
+
+use serde_json::Value;
+
+/// Bytes of the ids that a parser remembers between lines: twice the longest that any CLI was seen to use.
+const ID_BYTES_MAX: usize = 96;
+
+/// A member that is a string.
+pub(crate) fn text<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    object.get(name)?.as_str()
+}
+
+/// A member that is a non-negative whole number.
+pub(crate) fn count(object: &Value, name: &str) -> Option<u64> {
+    object.get(name)?.as_u64()
+}
+
+/// A member that is `true`.
+pub(crate) fn is_true(object: &Value, name: &str) -> bool {
+    object.get(name).and_then(Value::as_bool) == Some(true)
+}
+
+/// A member that is an id: short, printable ASCII, nothing that JSON escapes. So a remembered id has a known size.
+pub(crate) fn id<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    let id = text(object, name)?;
+    let fits = (1..=ID_BYTES_MAX).contains(&id.len());
+    (fits && id.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')).then_some(id)
+}

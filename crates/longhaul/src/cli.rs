@@ -1,0 +1,36 @@
+//! The command line: one file per verb.
+//!
+//! Job: parse, find the server, call it, show the answer, give the exit status of DESIGN 9.
+//! Owns: the two output streams and the reading of the environment. Never: touches a run but through the server.
+
+mod args;
+mod attach;
+mod cancel;
+mod completions;
+mod duration;
+mod environment;
+mod escape;
+mod exit;
+mod follow;
+mod inspect;
+mod logs;
+mod pick;
+mod project;
+mod ps;
+mod render;
+mod request;
+mod rm;
+mod run;
+mod screen;
+mod serve;
+mod server;
+mod session;
+mod stdin;
+mod table;
+mod trouble;
+mod verify;
+mod version;
+mod wait;
+mod why;
+
+pub use args::{Cli, main};

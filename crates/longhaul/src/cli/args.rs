@@ -1,0 +1,153 @@
+//! The verbs and the options they share.
+//!
+//! Job: the grammar, and from each verb to its file. Never: does what a verb does.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::environment::Environment;
+use super::session::Session;
+use super::trouble::{OWN, Trouble};
+use super::{attach, cancel, completions, inspect, logs, ps, rm, run, serve, server, verify, version, wait, why};
+
+/// Keeps AI agent runs alive.
+#[derive(Debug, Parser)]
+#[command(
+    name = "longhaul",
+    version,
+    about = "Keeps AI agent runs alive.",
+    after_help = "First steps:\n  longhaul run demo                          a run that needs no agent, key or network\n  longhaul run claude \"explain this project\"   a coding agent, in this directory\n  longhaul run -- make test                  any command\n  longhaul ps                                what runs; longhaul attach comes back to it",
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Global {
+    /// Server to speak to, HOST:PORT [else LONGHAUL_SERVER, the config file, or the one of the data directory]
+    #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
+    pub server: Option<String>,
+    /// Bearer token [else LONGHAUL_TOKEN or the config file; a variable is not seen by other users, an option is]
+    #[arg(long, global = true, value_name = "TOKEN", help_heading = "Global options")]
+    pub token: Option<String>,
+    /// Directory where the server keeps everything [default: ~/.local/state/longhaul]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
+    pub data_dir: Option<PathBuf>,
+    /// Project of the run [default: the name of the git root, else `default`]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
+    pub project: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Run(Box<run::Args>),
+    Ps(ps::Args),
+    Attach(attach::Args),
+    Logs(logs::Args),
+    Wait(wait::Args),
+    Cancel(cancel::Args),
+    Inspect(inspect::Args),
+    Why(why::Args),
+    Rm(rm::Args),
+    Serve(serve::Args),
+    Server(server::Args),
+    Verify(verify::Args),
+    /// Print the version
+    Version,
+    Completions(completions::Args),
+}
+
+/// Does what the command line says and gives the exit status.
+pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let wrong = error.use_stderr();
+            // A reader that left does not want to hear about it.
+            let _ = error.print();
+            return if wrong { OWN } else { 0 };
+        }
+    };
+    let environment = Environment::capture();
+    match cli.dispatch(environment) {
+        Ok(status) => status,
+        Err(trouble) => {
+            if !trouble.what.is_empty() {
+                let mut line = trouble.to_string();
+                line.push('\n');
+                let _ = rustix::io::write(std::io::stderr(), line.as_bytes());
+            }
+            trouble.status
+        }
+    }
+}
+
+impl Cli {
+    fn dispatch(self, environment: Environment) -> Result<u8, Trouble> {
+        let session = Session::new(self.global, environment)?;
+        match self.verb {
+            Verb::Serve(args) => return serve::run(args, &session),
+            Verb::Verify(args) => return verify::run(&args, &session),
+            Verb::Version => return version::run(&session),
+            Verb::Completions(args) => return completions::run(&args, &session),
+            _ => {}
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Trouble::new(format!("could not start: {error}")))?;
+        let status = runtime.block_on(self.verb.over_http(&session));
+        // A read of stdin that never ends must not keep the process.
+        runtime.shutdown_background();
+        status
+    }
+}
+
+impl Verb {
+    async fn over_http(self, session: &Session) -> Result<u8, Trouble> {
+        match self {
+            Self::Run(args) => run::run(*args, session).await,
+            Self::Ps(args) => ps::run(args, session).await,
+            Self::Attach(args) => attach::run(args, session).await,
+            Self::Logs(args) => logs::run(args, session).await,
+            Self::Wait(args) => wait::run(args, session).await,
+            Self::Cancel(args) => cancel::run(args, session).await,
+            Self::Inspect(args) => inspect::run(args, session).await,
+            Self::Why(args) => why::run(args, session).await,
+            Self::Rm(args) => rm::run(args, session).await,
+            Self::Server(args) => server::run(args, session).await,
+            Self::Serve(_) | Self::Verify(_) | Self::Version | Self::Completions(_) => Ok(OWN),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_anywhere() {
+        for words in [
+            &["longhaul", "--server", "h:1", "ps"][..],
+            &["longhaul", "ps", "--server", "h:1"],
+            &["longhaul", "server", "status", "--server", "h:1"],
+        ] {
+            let cli = Cli::try_parse_from(words).unwrap();
+            assert_eq!(cli.global.server.as_deref(), Some("h:1"), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Following a run on the screen until it ends or is let go.
+//!
+//! Job: events to the renderer or as JSON, Ctrl-C, words about a connection that is away; gives the exit status.
+//! Never: ends a run unless `--on-interrupt cancel` says so.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::exit;
+use super::pick::short;
+use super::render::Renderer;
+use super::screen::Ink;
+use super::session::Session;
+use super::trouble::Trouble;
+use crate::client::{ClientError, Follow, Step};
+
+/// How long a connection may be away before that is said.
+const SAY_AFTER: Duration = Duration::from_secs(2);
+
+/// What Ctrl-C means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OnInterrupt {
+    /// The run goes on.
+    #[default]
+    Detach,
+    /// The run is cancelled; Ctrl-C again detaches.
+    Cancel,
+}
+
+/// How events are shown.
+#[derive(Debug)]
+pub enum Show {
+    /// For people.
+    Human(Box<Renderer>),
+    /// The wire events, one a line.
+    Json,
+}
+
+impl Show {
+    fn step(&mut self, event: &longhaul_model::Event, wire: String) -> Vec<Ink> {
+        match self {
+            Self::Human(renderer) => renderer.event(event),
+            Self::Json => vec![Ink::Out(format!("{wire}\n").into_bytes())],
+        }
+    }
+
+    fn close(&mut self) -> Vec<Ink> {
+        match self {
+            Self::Human(renderer) => renderer.close(),
+            Self::Json => Vec::new(),
+        }
+    }
+}
+
+/// Ctrl-C as a value instead of an end; from now on to the end of the process.
+///
+/// # Errors
+/// The system refuses the handler.
+pub fn interrupts() -> Result<Signal, Trouble> {
+    signal(SignalKind::interrupt()).map_err(|error| Trouble::new(format!("could not listen for Ctrl-C: {error}")))
+}
+
+/// Follows to the end and gives the exit status of the run, or [`exit::DETACHED`].
+///
+/// # Errors
+/// The output cannot be written, or the server refuses or stays away. The run is not touched by either.
+pub async fn follow(
+    session: &Session,
+    mut follow: Follow,
+    mut show: Show,
+    on_interrupt: OnInterrupt,
+    interrupts: &mut Signal,
+) -> Result<u8, Trouble> {
+    let screen = &session.screen;
+    let mut cancelling = false;
+    let mut said = false;
+    let mut status = None;
+    loop {
+        let step = tokio::select! {
+            biased;
+            _ = interrupts.recv() => None,
+            step = follow.next() => Some(step),
+        };
+        match step {
+            None => {
+                screen.put(&show.close())?;
+                if on_interrupt == OnInterrupt::Detach || cancelling {
+                    say_detached(session, &follow);
+                    return Ok(exit::DETACHED);
+                }
+                cancelling = true;
+                screen.hint("cancelling; Ctrl-C again detaches");
+                cancel(&follow).await?;
+            }
+            Some(Ok(Step::Event(event, wire))) => {
+                screen.put(&show.step(&event, wire))?;
+                status = exit::of_event(&event.data).or(status);
+            }
+            Some(Ok(Step::Hello(_))) => {
+                if std::mem::take(&mut said) {
+                    screen.hint("reconnected");
+                }
+            }
+            Some(Ok(Step::Waiting(away))) => {
+                if away >= SAY_AFTER && !std::mem::replace(&mut said, true) {
+                    screen.put(&show.close())?;
+                    screen.hint("reconnecting…");
+                }
+            }
+            Some(Ok(Step::Launched(launched))) => {
+                screen.put(&show.close())?;
+                session.say_launched(&launched);
+            }
+            Some(Ok(Step::Done)) => break,
+            Some(Err(error)) => {
+                screen.put(&show.close())?;
+                return Err(lost(session, &follow, error));
+            }
+        }
+    }
+    match status {
+        Some(status) => Ok(status),
+        // The cursor stood at the end already.
+        None => {
+            let run = follow.client().run(follow.project(), follow.run(), Duration::ZERO).await?;
+            exit::of_snapshot(&run).ok_or_else(|| follow.client().strange("an end of events before the run's end").into())
+        }
+    }
+}
+
+async fn cancel(follow: &Follow) -> Result<(), Trouble> {
+    let op = uuid::Uuid::new_v4().to_string();
+    let reason = Some("interrupted");
+    match follow.client().cancel(follow.project(), follow.run(), reason, &op, Duration::ZERO).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Trouble::from(error).help("the run was not cancelled and goes on")),
+    }
+}
+
+fn say_detached(session: &Session, follow: &Follow) {
+    let id = short(follow.run());
+    session.screen.note(&format!(
+        "detached; the run goes on.  come back: longhaul attach {id}   stop it: longhaul cancel {id}"
+    ));
+}
+
+fn lost(session: &Session, follow: &Follow, error: ClientError) -> Trouble {
+    let stopped = matches!(error, ClientError::NoServer { .. });
+    if stopped {
+        session.screen.hint("the server was stopped");
+    }
+    let trouble = Trouble::from(error);
+    trouble.help(format!("the run goes on; come back: longhaul attach {}", short(follow.run())))
+}

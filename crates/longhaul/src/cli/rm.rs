@@ -1,0 +1,52 @@
+//! `longhaul rm`: erase ended runs.
+
+use std::time::{Duration, Instant};
+
+use super::cancel::cancel;
+use super::pick::{pick, short};
+use super::session::Session;
+use super::trouble::Trouble;
+use super::wait::ended;
+
+/// How long `-f` waits for a run to be gone.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Erase ended runs: events, output and secrets
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Runs: ids, beginnings or ends of them, or names
+    #[arg(value_name = "RUN", required = true)]
+    pub runs: Vec<String>,
+    /// Cancel a run first if it has not ended
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Does it.
+///
+/// # Errors
+/// A run is not there or not over. Runs named before it are erased.
+pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
+    let client = session.client().await?;
+    let mut picked = Vec::new();
+    for word in &args.runs {
+        picked.push(pick(session, &client, Some(word)).await?);
+    }
+    for one in &picked {
+        let id = short(&one.id);
+        if args.force && !one.run.status.is_terminal() {
+            cancel(&client, one, Some("rm -f"), PATIENCE).await?;
+            if ended(session, &client, one, Some(Instant::now() + PATIENCE)).await?.is_none() {
+                return Err(Trouble::new(format!("run {id} was cancelled and is not gone yet; it was not erased"))
+                    .help(format!("see what it waits for: longhaul why {id}")));
+            }
+        }
+        client.delete(&one.project, &one.id).await.map_err(|error| {
+            let ended = error.code() != Some("run_not_ended");
+            let trouble = Trouble::from(error);
+            if ended { trouble } else { Trouble { what: format!("run {id} is not over: {}", trouble.what), ..trouble } }
+        })?;
+        session.screen.out(&format!("{id}  erased\n"))?;
+    }
+    Ok(0)
+}

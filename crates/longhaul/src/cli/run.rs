@@ -1,0 +1,228 @@
+//! `longhaul run`: start a run and follow it.
+//!
+//! Job: the options, where the prompt or stdin comes from, one request that may be sent again, then the stream.
+//! Never: starts the same run twice; its id is drawn before the first try.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use longhaul_api::{RunRequest, Snapshot};
+use longhaul_model::Seq;
+
+use super::exit;
+use super::follow::{OnInterrupt, Show, follow, interrupts};
+use super::pick::{agent, short};
+use super::render::{Renderer, Taste};
+use super::request::{self, EXEC, Place, Work};
+use super::session::Session;
+use super::stdin;
+use super::trouble::Trouble;
+use crate::client::{Client, ClientError, Follow};
+
+/// Tries to hand the request over while the server is coming or going, and the pause between them.
+const TRIES: u32 = 40;
+/// See [`TRIES`].
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What an agent may do without asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Permit {
+    /// The agent's own default for use without a terminal
+    Cli,
+    /// Look, do not touch
+    ReadOnly,
+    /// Edit files in its directory
+    Edit,
+    /// Everything
+    Full,
+}
+
+/// Start a run and follow it
+///
+/// The run goes on whatever happens to this command: Ctrl-C detaches, `longhaul attach` comes back.
+///
+/// The exit status is the agent's own; 1 if it exits with 0 but failed, 124 after its deadline, 125 for Longhaul's own
+/// trouble, 126 or 127 for a command that cannot be started, 128+N for signal N, 130 if Ctrl-C detached, 143 if it was
+/// cancelled.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "longhaul run [OPTIONS] HARNESS[/MODEL] [PROMPT]\n       longhaul run [OPTIONS] -- COMMAND [ARGS]…"
+)]
+pub struct Args {
+    /// Agent to run: claude, codex, demo, …; after a slash its model
+    #[arg(value_name = "HARNESS[/MODEL]", required_unless_present = "command")]
+    pub harness: Option<String>,
+    /// What it is to do; without it the prompt is read from --file or from a pipe
+    #[arg(value_name = "PROMPT")]
+    pub prompt: Vec<String>,
+    /// Command to run instead of an agent
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+    /// Start it, print its id and return
+    #[arg(short, long)]
+    pub detach: bool,
+    /// Name to find it by
+    #[arg(long)]
+    pub name: Option<String>,
+    /// File with the prompt, after PROMPT if both are given; - is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
+    pub file: Option<PathBuf>,
+    /// Leave standard input alone
+    #[arg(long)]
+    pub no_stdin: bool,
+    /// Directory to work in [default: this one]
+    #[arg(long, value_name = "DIR")]
+    pub cwd: Option<PathBuf>,
+    /// Time the run may take, as 90s, 10m or 2h [default: 6h]
+    #[arg(long, value_name = "TIME")]
+    pub timeout: Option<String>,
+    /// Tag to find it by; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub tag: Vec<String>,
+    /// Variable for the agent; without a value the one set here; may be repeated
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// What the agent may do without asking
+    #[arg(long, value_enum)]
+    pub permissions: Option<Permit>,
+    /// Model of the agent, instead of HARNESS/MODEL
+    #[arg(long)]
+    pub model: Option<String>,
+    /// How hard the agent thinks, in its own words
+    #[arg(long)]
+    pub effort: Option<String>,
+    /// System prompt, added to the agent's own
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Id of the run; the same id with the same request attaches to the same run
+    #[arg(long, value_name = "RUN_ID")]
+    pub id: Option<String>,
+    /// What Ctrl-C does
+    #[arg(long, value_enum, default_value_t)]
+    pub on_interrupt: OnInterrupt,
+    /// Print the events as JSON, one a line
+    #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
+    pub json: bool,
+    /// Let terminal escapes of the agent through
+    #[arg(long)]
+    pub raw: bool,
+    /// Print nothing but the answer and failures
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print more about processes and sessions
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+/// Does it.
+///
+/// # Errors
+/// Anything before the run's own end.
+pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
+    let work = Work::of(&args)?;
+    let text = text(&args, &work, session).await?;
+    let client = session.client().await?;
+    let place = Place { project: &session.project, environment: &session.environment, local: client.is_local() };
+    let request = request::build(&args, &work, text, &place)?;
+
+    let mut interrupts = interrupts()?;
+    let (client, run, new) = tokio::select! {
+        biased;
+        _ = interrupts.recv() => return Err(interrupted(&request)),
+        started = start(session, client, &request) => started?,
+    };
+    announce(&args, session, &run, new)?;
+    if args.detach {
+        return Ok(0);
+    }
+    let show = if args.json {
+        Show::Json
+    } else {
+        let taste = Taste { raw: args.raw, verbose: args.verbose, quiet: args.quiet };
+        Show::Human(Box::new(Renderer::new(session.screen, taste, run.harness == EXEC)))
+    };
+    let events = Follow::new(session.finder.clone(), client, run.project, run.id, Seq::ZERO);
+    follow(session, events, show, args.on_interrupt, &mut interrupts).await
+}
+
+/// The prompt from a file or a pipe, or stdin for a command.
+async fn text(args: &Args, work: &Work, session: &Session) -> Result<Option<String>, Trouble> {
+    let piped = || !args.no_stdin && stdin::is_piped();
+    match (work, &args.file) {
+        (Work::Agent { .. }, Some(file)) if file.as_os_str() == "-" => stdin::read(&session.screen).await.map(Some),
+        (Work::Agent { .. }, Some(file)) => {
+            let bytes = std::fs::read(file);
+            let bytes = bytes.map_err(|error| Trouble::new(format!("the prompt in {}: {error}", file.display())))?;
+            stdin::text(bytes, &file.display().to_string()).map(Some)
+        }
+        (Work::Agent { prompt: None, .. }, None) if piped() => {
+            let text = stdin::read(&session.screen).await?;
+            Ok((!text.trim().is_empty()).then_some(text))
+        }
+        // A prompt was given: what else may be on stdin belongs to the shell's loop around us.
+        (Work::Agent { .. }, None) => Ok(None),
+        (Work::Command { .. }, _) if piped() => stdin::read(&session.screen).await.map(Some),
+        (Work::Command { .. }, _) => Ok(None),
+    }
+}
+
+/// Hands the request over. A server that comes or goes meanwhile is waited for and found again: the id makes the
+/// second try mean the same run.
+async fn start(
+    session: &Session,
+    mut client: Client,
+    request: &RunRequest,
+) -> Result<(Client, Snapshot, bool), Trouble> {
+    let mut tries = 0;
+    loop {
+        let error = match client.start_run(request).await {
+            Ok((run, new)) => return Ok((client, run, new)),
+            Err(error) => error,
+        };
+        tries += 1;
+        let moving = matches!(error, ClientError::Unreachable { .. }) || error.code() == Some("draining");
+        if !moving || tries >= TRIES {
+            return Err(error.into());
+        }
+        tokio::time::sleep(PAUSE).await;
+        client = match session.client().await {
+            Ok(client) => client,
+            Err(_) if session.finder.named.is_some() => client,
+            Err(trouble) => return Err(trouble),
+        };
+    }
+}
+
+fn announce(args: &Args, session: &Session, run: &Snapshot, new: bool) -> Result<(), Trouble> {
+    let screen = &session.screen;
+    if args.detach {
+        if args.json {
+            let line = serde_json::to_string(run).map_err(|error| Trouble::new(error.to_string()))?;
+            screen.out(&format!("{line}\n"))?;
+        } else {
+            screen.out(&format!("{}\n", run.id))?;
+            screen.hint(&format!("follow it: longhaul attach {}", short(&run.id)));
+        }
+        return Ok(());
+    }
+    if args.json || args.quiet {
+        return Ok(());
+    }
+    let what = if run.harness == EXEC { String::new() } else { format!("  {}", agent(run)) };
+    let state = match (&run.queue, new) {
+        (_, false) => format!("  ({}; attached to the run that was there)", run.status.as_str()),
+        (Some(queue), true) if queue.position > 0 => format!("  (queued, {} before it)", queue.position),
+        (_, true) => String::new(),
+    };
+    screen.note(&super::screen::Paint::Dim.on(screen.err_colour, &format!("run {}{what}{state}", run.id)));
+    Ok(())
+}
+
+fn interrupted(request: &RunRequest) -> Trouble {
+    let trouble = Trouble::new("interrupted while the run was being started").status(exit::DETACHED);
+    match &request.run_id {
+        Some(id) => trouble.help(format!("if it was started: longhaul attach {id}   longhaul cancel {id}")),
+        None => trouble,
+    }
+}

@@ -1,0 +1,84 @@
+//! Which run a chat request repeats, if it says that it is a retry and names no id.
+//!
+//! Unmodified SDKs send the same POST again after a time-out with nothing that links the two but a count. A run that was
+//! started without an id leaves a record until its answer was given to the end; a retry numbered N takes the oldest such
+//! run of the same caller and digest that no retry numbered N or higher has taken. So two wanted requests are never
+//! merged, and a chain of retries keeps to its run.
+
+use longhaul_model::{ProjectId, RunId, RunKey, Timestamp, limits};
+use longhaul_store::{Commit, RecordKey, RecordWrite};
+use serde::{Deserialize, Serialize};
+
+use super::App;
+use super::reply::Failure;
+
+/// The kind of the records.
+const KIND: &str = "chat_retry";
+
+/// Runs of one digest that are looked at.
+const LOOK: usize = 1000;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Undelivered {
+    run: RunKey,
+    at: Timestamp,
+    /// The highest retry that has taken it.
+    taken: u32,
+}
+
+fn prefix(project: &ProjectId, caller: &str, digest: &str) -> String {
+    format!("{project}/{caller}/{digest}/")
+}
+
+/// The record that goes with a run started without an id.
+pub(super) fn record(key: &RunKey, caller: &str, digest: &str, at: Timestamp, retry: u32) -> RecordWrite {
+    let value = Undelivered { run: key.clone(), at, taken: retry };
+    RecordWrite {
+        key: record_key(key, caller, digest),
+        value: Some(serde_json::to_vec(&value).unwrap_or_default().into()),
+        only_new: false,
+    }
+}
+
+fn record_key(key: &RunKey, caller: &str, digest: &str) -> RecordKey {
+    RecordKey::new(KIND, format!("{}{}", prefix(&key.project, caller, digest), key.run))
+}
+
+/// Forgets a run whose answer was given to the end.
+pub(super) async fn delivered(app: App, key: RunKey, caller: String, digest: String) {
+    let write = RecordWrite { key: record_key(&key, &caller, &digest), value: None, only_new: false };
+    if let Err(error) = app.engine.store().commit(Commit { records: vec![write], ..Commit::default() }).await {
+        tracing::warn!(run = %key, %error, "could not note that an answer was delivered");
+    }
+}
+
+/// The run that retry number `retry` repeats.
+pub(super) async fn find(
+    app: &App,
+    project: &ProjectId,
+    caller: &str,
+    digest: &str,
+    retry: u32,
+) -> Result<Option<RunId>, Failure> {
+    let _one_at_a_time = app.chat_retries.lock().await;
+    let store = app.engine.store();
+    let now = app.engine.now();
+    let mut writes = Vec::new();
+    let mut found: Option<Undelivered> = None;
+    for (key, value) in store.records(KIND, &prefix(project, caller, digest), LOOK).await? {
+        let Ok(record) = serde_json::from_slice::<Undelivered>(&value) else { continue };
+        let age = now.unix_ms().saturating_sub(record.at.unix_ms());
+        if age > limits::CHAT_RETRY_WINDOW.as_millis() as i64 {
+            writes.push(RecordWrite { key, value: None, only_new: false });
+        } else if record.taken < retry && found.as_ref().is_none_or(|f| record.at < f.at) {
+            found = Some(record);
+        }
+    }
+    if let Some(found) = &found {
+        writes.push(self::record(&found.run, caller, digest, found.at, retry));
+    }
+    if !writes.is_empty() {
+        store.commit(Commit { records: writes, ..Commit::default() }).await?;
+    }
+    Ok(found.map(|found| found.run.run))
+}

@@ -1,0 +1,90 @@
+//! For those who look after the server: `/livez`, `/readyz`, `/health`, `/metrics`, `/v1/shutdown`.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use longhaul_api::{LiveProof, Problem};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::App;
+use super::query::Query;
+use super::reply::Failure;
+
+/// `GET /livez`: the process answers. With a challenge, proof that it is the one that `server.json` names.
+pub(super) async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> Result<Json<LiveProof>, Failure> {
+    let query = Query::parse(query.as_deref(), &["challenge"])?;
+    let challenge = query.one("challenge")?;
+    if challenge.is_some_and(|c| c.len() > 255) {
+        return Err(Problem::invalid("challenge", "challenge has at most 255 bytes").into());
+    }
+    let proof = challenge.map(|challenge| {
+        let hash = Sha256::digest(format!("{}:{challenge}", app.nonce));
+        hash.iter().map(|b| format!("{b:02x}")).collect()
+    });
+    Ok(Json(LiveProof { status: "ok".to_owned(), version: crate::VERSION.to_owned(), proof }))
+}
+
+/// `GET /readyz`: new work is accepted.
+pub(super) async fn readyz(State(app): State<App>) -> Response {
+    let draining = app.engine.is_draining();
+    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let text = if draining { "draining" } else { "ok" };
+    (status, Json(json!({ "status": text, "version": crate::VERSION }))).into_response()
+}
+
+/// `GET /health`: the full report.
+pub(super) async fn health(State(app): State<App>) -> Json<Value> {
+    let (live, live_max, queued) = app.engine.places();
+    let recovery = app.engine.recovery();
+    let store: Map<String, Value> =
+        app.engine.store().health().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let disk = rustix::fs::statvfs(&*app.data_dir).ok().map(|disk| {
+        json!({ "free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize })
+    });
+    Json(json!({
+        "status": if app.engine.is_draining() { "draining" } else { "ok" },
+        "version": crate::VERSION,
+        "pid": std::process::id(),
+        "address": &*app.address,
+        "uptime_ms": app.started.elapsed().as_millis() as u64,
+        "epoch": app.engine.epoch().get(),
+        "runs": { "live": app.engine.live_count(), "places_taken": live, "places": live_max, "queued": queued },
+        "busy": live >= live_max,
+        "recovery": {
+            "recovered": recovery.recovered,
+            "adopted": recovery.adopted,
+            "finished": recovery.finished,
+            "requeued": recovery.requeued,
+            "failed": recovery.failed,
+            "pending": recovery.pending,
+        },
+        "store": store,
+        "disk": disk,
+    }))
+}
+
+/// `GET /metrics`, in Prometheus' text format.
+pub(super) async fn metrics(State(app): State<App>) -> Response {
+    let (live, live_max, queued) = app.engine.places();
+    metrics::gauge!("longhaul_live_runs").set(app.engine.live_count() as f64);
+    metrics::gauge!("longhaul_places_taken").set(live as f64);
+    metrics::gauge!("longhaul_places").set(live_max as f64);
+    metrics::gauge!("longhaul_queued_runs").set(queued as f64);
+    metrics::gauge!("longhaul_uptime_seconds").set(app.started.elapsed().as_secs_f64());
+    for (name, value) in app.engine.store().health() {
+        metrics::gauge!("longhaul_store", "what" => name).set(value as f64);
+    }
+    app.metrics.run_upkeep();
+    let mut response = app.metrics.render().into_response();
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
+
+/// `POST /v1/shutdown`: drains and ends the server; runs go on.
+pub(super) async fn shutdown(State(app): State<App>) -> Response {
+    app.stop.cancel();
+    (StatusCode::ACCEPTED, Json(json!({ "status": "draining", "pid": std::process::id() }))).into_response()
+}

@@ -1,0 +1,292 @@
+//! `/v1/runs`: create, list, show, why, delete.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Extension, Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use longhaul_api::{ErrorCode, OnCwdBusy, OnDisconnect, OnLost, Problem, Queue, RunList, RunRequest, Snapshot};
+use longhaul_engine::{Dispatched, NewRun, Origin, Sealed, View};
+use longhaul_harness::Permissions;
+use longhaul_model::event::Warning;
+use longhaul_model::{ProjectId, RunId, RunKey, Status, StreamId, limits};
+use longhaul_store::RunFilter;
+use serde_json::json;
+
+use super::App;
+use super::door::Caller;
+use super::query::Query;
+use super::reply::{self, Failure, SHOULD_RETRY};
+
+/// A run's snapshot.
+pub(super) fn snapshot(view: &View, text: bool) -> Snapshot {
+    let mut snapshot = Snapshot::of(&view.doc.run, view.doc.metadata.clone(), text);
+    snapshot.queue = view.queue.map(|position| Queue { position });
+    snapshot.readers = view.readers;
+    snapshot
+}
+
+/// The view of a run that must be there.
+pub(super) async fn view(app: &App, key: &RunKey) -> Result<View, Failure> {
+    match app.engine.view(key).await? {
+        Some(view) => Ok(view),
+        None if app.engine.is_gone(key).await? => Err(reply::gone(key)),
+        None => Err(reply::not_found(key)),
+    }
+}
+
+/// Headers that name a run.
+pub(super) fn name(response: &mut Response, key: &RunKey, digest: &str) {
+    let headers = response.headers_mut();
+    for (name, value) in [("x-run-id", key.run.as_str()), ("x-run-request-digest", digest)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+}
+
+fn unsupported(param: &str, message: &str) -> Failure {
+    Problem::new(ErrorCode::UnsupportedField, message).param(param).into()
+}
+
+/// The engine's request for a parsed one. `prompt` and `system` are what its messages became.
+pub(super) fn new_run(
+    request: RunRequest,
+    digest: String,
+    key: RunKey,
+    origin: Origin,
+    defaults_prompt: Option<(String, Option<String>)>,
+) -> Result<NewRun, Failure> {
+    if request.session_id.is_some() {
+        return Err(unsupported("session_id", "sessions are not supported by this version"));
+    }
+    if request.mcp.as_ref().is_some_and(|v| !v.is_null()) {
+        return Err(unsupported("mcp", "mcp is not supported by this version"));
+    }
+    let plain = |v: &serde_json::Value| v.is_null() || v.get("type").and_then(|t| t.as_str()) == Some("text");
+    if request.response_format.as_ref().is_some_and(|v| !plain(v)) {
+        return Err(unsupported("response_format", "only response_format text is supported by this version"));
+    }
+    if request.on_lost == Some(OnLost::Resume) {
+        return Err(unsupported("on_lost", "on_lost resume is not supported by this version; fail is"));
+    }
+    if request.on_cwd_busy == Some(OnCwdBusy::Queue) {
+        return Err(unsupported("on_cwd_busy", "on_cwd_busy queue is not supported by this version; warn and refuse are"));
+    }
+    let run_limits = request.limits.clone().unwrap_or_default();
+    if run_limits.cost_usd_max.is_some() || run_limits.tokens_max.is_some() {
+        return Err(unsupported("limits", "cost_usd_max and tokens_max are not supported by this version"));
+    }
+    let (prompt, system) = match (defaults_prompt, &request.messages) {
+        (Some((prompt, system)), _) => (Some(prompt), system),
+        (None, Some(messages)) => {
+            let (prompt, system) = longhaul_api::chat::prompt_of(messages)?;
+            (Some(prompt), system)
+        }
+        (None, None) => (request.prompt.clone(), None),
+    };
+    let system = match (request.system.clone(), system) {
+        (Some(a), Some(b)) => Some(format!("{a}\n\n{b}")),
+        (a, b) => a.or(b),
+    };
+    let harness = match (&request.harness, &request.command) {
+        (Some(harness), _) => harness.clone(),
+        (None, Some(_)) => "exec".to_owned(),
+        (None, None) => {
+            return Err(Problem::invalid("harness", "name a harness, or a command to run").into());
+        }
+    };
+    let mut warnings = Vec::new();
+    if let (Some(found), Some(model)) = (longhaul_harness::find(&harness), &request.model)
+        && !found.models().is_empty()
+        && !found.models().contains(&model.as_str())
+    {
+        let message = format!("{harness} is not known to have a model called {model:?}; it was passed on as it is");
+        warnings.push(Warning { code: "unknown_model".to_owned(), message });
+    }
+    let permissions = match request.permissions.unwrap_or_default() {
+        longhaul_api::Permissions::Cli => Permissions::Cli,
+        longhaul_api::Permissions::ReadOnly => Permissions::ReadOnly,
+        longhaul_api::Permissions::Edit => Permissions::Edit,
+        longhaul_api::Permissions::Full => Permissions::Full,
+    };
+    let sealed = Sealed {
+        model: request.model,
+        prompt,
+        system,
+        command: request.command,
+        args: request.args.unwrap_or_default(),
+        stdin: request.stdin,
+        cwd: request.cwd.unwrap_or_default().into(),
+        env: request.env.unwrap_or_default(),
+        captured_env: request.captured_env,
+        effort: request.effort,
+        permissions,
+        allowed_tools: request.allowed_tools.unwrap_or_default(),
+        turns_max: run_limits.turns_max,
+        idle_ms: run_limits.idle_ms,
+        timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
+        new_session: uuid::Uuid::new_v4().to_string(),
+    };
+    Ok(NewRun {
+        key,
+        digest,
+        harness,
+        sealed,
+        name: request.name,
+        tags: request.tags.unwrap_or_default(),
+        metadata: request.metadata.unwrap_or_default(),
+        origin,
+        cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
+        refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
+        warnings,
+        place: None,
+        records: vec![],
+    })
+}
+
+/// One id out of the body and the headers; two that differ are refused.
+pub(super) fn run_id(body: Option<RunId>, headers: &HeaderMap) -> Result<Option<RunId>, Failure> {
+    let mut found = body.map(|id| ("run_id", id));
+    for name in ["x-run-id", "idempotency-key"] {
+        let Some(value) = headers.get(name) else { continue };
+        let text = value.to_str().unwrap_or("?");
+        // OpenAI's SDKs send an Idempotency-Key of their own making with some requests; it is an id like another.
+        let id = RunId::parse(text).map_err(|e| Problem::invalid(name, e.to_string()))?;
+        match &found {
+            Some((other, known)) if *known != id => {
+                return Err(Problem::invalid(name, format!("{name} and {other} name different runs")).into());
+            }
+            _ => found = Some((name, id)),
+        }
+    }
+    Ok(found.map(|(_, id)| id))
+}
+
+/// `POST /v1/runs`.
+pub(super) async fn create(
+    State(app): State<App>,
+    RawQuery(raw): RawQuery,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    Query::parse(raw.as_deref(), &[])?;
+    let (request, digest) = RunRequest::parse(&reply::body(body)?)?;
+    let given = run_id(request.run_id.clone(), &headers)?;
+    let anonymous = given.is_none();
+    let run = given.unwrap_or_else(|| RunId::from_uuid(uuid::Uuid::now_v7()));
+    let project = request.project.clone().unwrap_or_else(ProjectId::default_project);
+    let key = RunKey { project, run };
+    let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0 };
+    let new = new_run(request, digest.clone(), key.clone(), origin, None)?;
+    let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
+    let view = view(&app, &key).await?;
+    let snapshot = snapshot(&view, true);
+    let location = snapshot.links.own.clone();
+    let status = match dispatched {
+        Dispatched::Created => StatusCode::CREATED,
+        Dispatched::Attached => StatusCode::OK,
+    };
+    let mut response = (status, Json(snapshot)).into_response();
+    name(&mut response, &key, &digest);
+    if let Ok(value) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    Ok(response)
+}
+
+/// `GET /v1/runs/{id}`.
+pub(super) async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Failure> {
+    let query = Query::parse(raw.as_deref(), &["project", "wait_ms"])?;
+    let key = query.key(&id)?;
+    let wait = query.wait()?;
+    if !wait.is_zero() {
+        tokio::select! {
+            _ = app.engine.wait_end(&key, wait) => {}
+            () = app.draining.cancelled() => {}
+        }
+    }
+    let view = view(&app, &key).await?;
+    let mut response = Json(snapshot(&view, true)).into_response();
+    name(&mut response, &key, &view.doc.run.digest);
+    Ok(response)
+}
+
+/// `GET /v1/runs`.
+pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Result<Json<RunList>, Failure> {
+    let query = Query::parse(raw.as_deref(), &["status", "tag", "harness", "project", "limit", "after"])?;
+    let mut filter = RunFilter { project: query.project()?, ..RunFilter::default() };
+    for text in query.all("status").flat_map(|v| v.split(',')) {
+        let status = Status::parse(text).ok_or_else(|| {
+            let names: Vec<&str> = Status::ALL.iter().map(|s| s.as_str()).collect();
+            Problem::invalid("status", format!("{text:?} is not a status; {} are", names.join(", ")))
+        })?;
+        filter.statuses.push(status);
+    }
+    for text in query.all("tag") {
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| Problem::invalid("tag", "a tag is asked for as key=value"))?;
+        filter.tags.push((key.to_owned(), value.to_owned()));
+    }
+    filter.harness = query.one("harness")?.map(str::to_owned);
+    filter.limit = query.number("limit", 1, limits::LIST_MAX as u64)?.unwrap_or(limits::LIST_DEFAULT as u64) as usize;
+    if let Some(text) = query.one("after")? {
+        let number = text.parse().map_err(|_| {
+            Problem::new(ErrorCode::InvalidCursor, "after must be the next of an earlier page").param("after")
+        })?;
+        filter.before = Some(StreamId::new(number));
+    }
+    // The feed's position comes first: what changes while the list is made is seen again, never missed.
+    let feed = *app.engine.store().watch_feed().borrow();
+    let page = app.engine.store().runs(filter).await?;
+    let mut data = Vec::with_capacity(page.rows.len());
+    for row in &page.rows {
+        match app.engine.view(&row.key).await? {
+            Some(view) => data.push(snapshot(&view, false)),
+            None => {}
+        }
+    }
+    let next = page.rows.last().filter(|_| page.more).map(|row| row.stream.to_string());
+    Ok(Json(RunList { object: "list".to_owned(), data, has_more: page.more, next, feed }))
+}
+
+/// `DELETE /v1/runs/{id}`.
+pub(super) async fn erase(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Failure> {
+    let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;
+    app.engine.erase(&key).await.map_err(|e| reply::erase_failure(e, &key))?;
+    let gone = ["events", "row", "output", "secrets", "directories that longhaul made"];
+    Ok(Json(json!({ "id": key.run, "object": "run.deleted", "deleted": true, "gone": gone })).into_response())
+}
+
+/// `GET /v1/runs/{id}/why`.
+pub(super) async fn why(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<longhaul_api::Why>, Failure> {
+    let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;
+    let Some(why) = app.engine.why(&key).await? else {
+        view(&app, &key).await?;
+        return Err(reply::not_found(&key));
+    };
+    let (next, next_what) = why.next.unzip();
+    Ok(Json(longhaul_api::Why {
+        cause: why.cause,
+        owner: why.owner.to_owned(),
+        since: why.since,
+        next,
+        next_what,
+        facts: why.facts,
+    }))
+}

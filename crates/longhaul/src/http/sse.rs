@@ -1,0 +1,187 @@
+//! One reader of one log, as server-sent events.
+//!
+//! Job: page after page from the store, woken by the durable tail; a comment while nothing happens; a frame when the
+//! server drains; the end after the terminal event. Owns: one cursor and one page. A reader that does not read costs
+//! the page that waits for it and nothing more.
+
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use futures_util::stream;
+use longhaul_api::sse;
+use longhaul_model::{Event, Seq, StreamId, event, limits};
+use longhaul_store::{ReadLimit, StoreError, StoredEvent};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::App;
+
+/// Bytes of events that one reader holds at a time.
+const PAGE_BYTES: usize = 64 << 10;
+
+/// The shape of a stream's frames.
+pub(super) enum Shape {
+    /// Every event, by name.
+    Events,
+    /// Chat chunks, and nothing that a strict client would take for one.
+    Chat {
+        /// Folds events into chunks.
+        encoder: Box<longhaul_api::chat::Encoder>,
+        /// Told when the answer was given to the end.
+        delivered: Option<Box<dyn FnOnce() + Send>>,
+    },
+}
+
+/// A reader.
+pub(super) struct Reader {
+    pub(super) app: App,
+    pub(super) stream: StreamId,
+    pub(super) tail: watch::Receiver<Seq>,
+    pub(super) cursor: Seq,
+    pub(super) shape: Shape,
+    pub(super) opening: Option<String>,
+    pub(super) guard: Option<longhaul_engine::ReaderGuard>,
+    pub(super) over: bool,
+}
+
+/// Milliseconds after which a client should come back, never the same for all of them.
+pub(super) fn retry_ms() -> u64 {
+    500 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 4
+}
+
+/// The first frame of a stream of events.
+pub(super) fn hello(earliest: Seq, tail: Seq, status: &str) -> String {
+    let data = json!({ "earliest": earliest, "tail": tail, "status": status }).to_string();
+    sse::retry(retry_ms()) + &sse::frame_without_id(Some("hello"), &data)
+}
+
+/// Whether an event's bytes are those of a terminal event.
+pub(super) fn is_terminal(wire: &[u8]) -> bool {
+    matches!(event::peek_type(wire), Some("run.completed" | "run.failed" | "run.cancelled"))
+}
+
+impl Reader {
+    /// The next bytes to send; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        if let Some(opening) = self.opening.take() {
+            return Some(opening);
+        }
+        while !self.over {
+            let limit = ReadLimit { events_max: limits::PAGE_EVENTS_MAX, bytes_max: PAGE_BYTES };
+            self.tail.borrow_and_update();
+            match self.app.engine.store().read(self.stream, self.cursor, limit).await {
+                Ok(page) if !page.events.is_empty() => {
+                    let frames = self.frames(&page.events);
+                    if !frames.is_empty() {
+                        return Some(frames);
+                    }
+                }
+                Ok(_) => {
+                    if let Some(frame) = self.wait().await {
+                        return Some(frame);
+                    }
+                }
+                Err(error) => return Some(self.trouble(&error)),
+            }
+        }
+        if let Shape::Chat { delivered, .. } = &mut self.shape
+            && let Some(delivered) = delivered.take()
+        {
+            delivered();
+        }
+        self.guard = None;
+        None
+    }
+
+    fn frames(&mut self, events: &[StoredEvent]) -> String {
+        let mut out = String::new();
+        for stored in events {
+            match &mut self.shape {
+                Shape::Events => {
+                    let name = event::peek_type(&stored.wire);
+                    out.push_str(&sse::frame(&stored.seq.to_string(), name, &String::from_utf8_lossy(&stored.wire)));
+                }
+                Shape::Chat { encoder, .. } => match Event::decode(&stored.wire) {
+                    Ok(event) => out.push_str(&encoder.push(&event)),
+                    Err(error) => tracing::error!(%error, seq = %stored.seq, "a stored event does not decode"),
+                },
+            }
+            self.cursor = stored.seq;
+            self.over |= is_terminal(&stored.wire);
+        }
+        out
+    }
+
+    /// Waits for more; a frame if there is something else to say.
+    async fn wait(&mut self) -> Option<String> {
+        let draining = self.app.draining.clone();
+        tokio::select! {
+            changed = self.tail.changed() => {
+                // The log was erased under the reader: there is nothing more to come.
+                self.over |= changed.is_err();
+                None
+            }
+            () = tokio::time::sleep(limits::SSE_KEEPALIVE) => Some(sse::comment("keep-alive")),
+            () = draining.cancelled() => Some(self.drain()),
+        }
+    }
+
+    fn drain(&mut self) -> String {
+        self.over = true;
+        let retry = retry_ms();
+        match &mut self.shape {
+            Shape::Events => {
+                let data = json!({ "retry_ms": retry, "cursor": self.cursor }).to_string();
+                sse::retry(retry) + &sse::frame_without_id(Some("draining"), &data)
+            }
+            Shape::Chat { delivered, .. } => {
+                *delivered = None;
+                let text = "the server is stopping and the run goes on; ask again with Last-Event-ID";
+                let problem = longhaul_api::Problem::new(longhaul_api::ErrorCode::Draining, text);
+                sse::retry(retry) + &sse::frame_without_id(None, &problem.body("").to_string())
+            }
+        }
+    }
+
+    fn trouble(&mut self, error: &StoreError) -> String {
+        if matches!(error, StoreError::Closed) {
+            return self.drain();
+        }
+        self.over = true;
+        tracing::error!(%error, "a reader's log cannot be read");
+        if let Shape::Chat { delivered, .. } = &mut self.shape {
+            *delivered = None;
+        }
+        let failure = super::Failure::from(error.clone());
+        let name = matches!(self.shape, Shape::Events).then_some("error");
+        sse::frame_without_id(name, &failure.0.body("").to_string())
+    }
+
+    /// The reader as an answer.
+    pub(super) fn into_response(self) -> Response {
+        respond(stream::unfold(self, |mut reader| async move {
+            let bytes = reader.next().await?;
+            Some((Ok::<_, Infallible>(Bytes::from(bytes)), reader))
+        }))
+    }
+}
+
+/// An event stream as an answer.
+pub(super) fn respond(
+    frames: impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
+) -> Response {
+    let mut response = Response::new(Body::from_stream(frames));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// An answer that tells an EventSource to come back, in place of a status that would close it for ever.
+pub(super) fn come_back() -> Response {
+    let text = sse::retry(retry_ms());
+    respond(stream::iter([Ok(Bytes::from(text))]))
+}

@@ -1,0 +1,10 @@
+//! Longhaul keeps AI agent runs alive.
+//!
+//! Job: the binary's parts: server, HTTP faces, client and command line. Everything that lasts is in the crates below.
+pub mod http;
+mod port_holder;
+pub mod serve;
+pub mod telemetry;
+
+/// The version of this program.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,312 @@
+//! The server: locks, store, engine, faces, and their orderly end.
+//!
+//! Order at start: lock the data directory → open the store → bind the port → take over runs → write `server.json` →
+//! answer. Order at the end: refuse new work → tell readers → let go of runs without touching them → close the store.
+//! Owns: the lock, the listener, `server.json`. Never: ends a run.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use longhaul_api::ServerInfo;
+use longhaul_engine::Engine;
+use longhaul_model::time::Clock;
+use longhaul_model::{Timestamp, limits};
+use longhaul_store::Store as _;
+use longhaul_store_embedded::EmbeddedStore;
+use longhaul_supervise::lock::{FileLock, Holder, LockError};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{self, App, Door};
+
+/// The address of a server that is told none: the Durable Streams port.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:4437";
+
+/// Connections that the kernel holds while the server is busy: thousands of readers come back at once after a restart.
+const BACKLOG: u32 = 4096;
+
+/// How long open requests may take to end once the server drains.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where everything durable goes.
+    pub data_dir: PathBuf,
+    /// `ADDR:PORT`; port 0 takes a free one.
+    pub listen: Option<String>,
+    /// The token that every request must carry, needed for any address but loopback.
+    pub token: Option<String>,
+    /// Log as JSON.
+    pub log_json: bool,
+    /// Runs with a process at once.
+    pub live_max: Option<usize>,
+}
+
+/// Why a server did not start or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Somebody else has the data directory.
+    #[error("the data directory {} is held by {holder}", .dir.display())]
+    DirectoryHeld {
+        /// The directory.
+        dir: PathBuf,
+        /// Who.
+        holder: String,
+    },
+    /// Somebody else has the port.
+    #[error("the address {address} is held by {holder}; name another one with --listen, or 127.0.0.1:0 for a free port")]
+    AddressHeld {
+        /// The address.
+        address: String,
+        /// Who.
+        holder: String,
+    },
+    /// The configuration does not make sense.
+    #[error("{0}")]
+    Config(String),
+    /// The system failed.
+    #[error("{what}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The store did not open.
+    #[error("{0}")]
+    Store(String),
+}
+
+impl ServeError {
+    /// The exit status of `longhaul serve`: 75 held by another, 78 bad configuration, 125 trouble of our own.
+    fn status(&self) -> u8 {
+        match self {
+            Self::DirectoryHeld { .. } | Self::AddressHeld { .. } => 75,
+            Self::Config(_) => 78,
+            Self::Io { .. } | Self::Store(_) => 125,
+        }
+    }
+}
+
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Timestamp::from_unix_ms(since.map_or(0, |d| d.as_millis() as i64))
+    }
+}
+
+/// Serves until told to stop; the exit status.
+pub fn run(options: Options) -> u8 {
+    crate::telemetry::start(options.log_json);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(512 << 10).build();
+    let served = match runtime {
+        Ok(runtime) => {
+            let served = runtime.block_on(serve(&options));
+            // A reader of a slow disk must not hold the end up.
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            served
+        }
+        Err(source) => Err(ServeError::Io { what: "could not start the runtime".to_owned(), source }),
+    };
+    match served {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("longhaul: {}", chain(&error));
+            error.status()
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+async fn serve(options: &Options) -> Result<(), ServeError> {
+    let started = Instant::now();
+    let listen = options.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
+    let address: SocketAddr = listen.parse().map_err(|_| {
+        ServeError::Config(format!("{listen:?} is not an address to listen on; it must be ADDR:PORT, as 127.0.0.1:4437"))
+    })?;
+    if !address.ip().is_loopback() && options.token.is_none() {
+        return Err(ServeError::Config(format!(
+            "{address} can be reached from elsewhere and needs a token: give --token-file, or listen on 127.0.0.1"
+        )));
+    }
+    let metrics = crate::telemetry::metrics();
+    let lock = lock(&options.data_dir)?;
+    let listener = bind(address)?;
+    let bound = listener.local_addr().map_err(|source| ServeError::Io { what: "no address".to_owned(), source })?;
+    let holder = Holder { pid: std::process::id(), address: bound.to_string() };
+    lock.write_holder(&holder)
+        .map_err(|source| ServeError::Io { what: "could not write the lock file".to_owned(), source })?;
+    let store = Arc::new(open_store(&options.data_dir)?);
+    let engine = Engine::start(engine_options(options, Arc::clone(&store)))
+        .await
+        .map_err(|error| ServeError::Store(error.to_string()))?;
+    engine.set_address(&bound.to_string());
+    let info = ServerInfo {
+        address: bound.to_string(),
+        pid: std::process::id().cast_signed(),
+        version: crate::VERSION.to_owned(),
+        nonce: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
+    };
+    let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+    let app = App {
+        engine: engine.clone(),
+        door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback())),
+        draining: draining.clone(),
+        stop: stop.clone(),
+        metrics,
+        started,
+        nonce: info.nonce.as_str().into(),
+        address: info.address.as_str().into(),
+        chat_retries: Arc::default(),
+        data_dir: options.data_dir.as_path().into(),
+    };
+    let ended = signals(stop.clone())?;
+    let face = axum::serve(listener, http::router(app)).with_graceful_shutdown({
+        let draining = draining.clone();
+        async move { draining.cancelled().await }
+    });
+    let face = tokio::spawn(face.into_future());
+    write_info(&options.data_dir, &info)?;
+    let recovery = engine.recovery();
+    tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
+        recovered = recovery.recovered, ready_ms = started.elapsed().as_millis() as u64, "ready");
+    stop.cancelled().await;
+    tracing::info!("draining; runs go on");
+    engine.refuse();
+    draining.cancel();
+    if tokio::time::timeout(DRAIN, face).await.is_err() {
+        tracing::warn!("some requests did not end in time");
+    }
+    engine.shutdown().await;
+    remove_info(&options.data_dir, &info);
+    store.close().await.map_err(|error| ServeError::Store(error.to_string()))?;
+    ended.abort();
+    drop(lock);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn lock(data_dir: &Path) -> Result<FileLock, ServeError> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let io = |what: String| move |source| ServeError::Io { what, source };
+    for dir in [data_dir.to_owned(), data_dir.join("runs"), data_dir.join("work")] {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&dir)
+            .map_err(io(format!("could not make the directory {}", dir.display())))?;
+    }
+    match FileLock::try_exclusive(&data_dir.join("lock")) {
+        Ok(lock) => Ok(lock),
+        Err(LockError::Held { holder, .. }) => Err(ServeError::DirectoryHeld {
+            dir: data_dir.to_owned(),
+            holder: holder.map_or_else(
+                || "another server that is starting".to_owned(),
+                |h| format!("the server with pid {} at {}", h.pid, h.address),
+            ),
+        }),
+        Err(LockError::Io { path, source }) => Err(io(format!("could not lock {}", path.display()))(source)),
+    }
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let listening = socket.and_then(|socket| {
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    });
+    listening.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ServeError::AddressHeld {
+            address: address.to_string(),
+            holder: crate::port_holder::find(address).unwrap_or_else(|| "another process".to_owned()),
+        },
+        _ => ServeError::Io { what: format!("could not listen on {address}"), source },
+    })
+}
+
+fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
+    let options = longhaul_store_embedded::Options::new(data_dir.join("store")).on_fatal(|why| {
+        // What is durable is not known any more. Ending at once is the safe answer: runs live outside this process, and
+        // the next start reads what is really there.
+        tracing::error!(why, "the store is broken; ending at once so that the next start recovers");
+        eprintln!("longhaul: the store is broken: {why}");
+        std::process::abort();
+    });
+    EmbeddedStore::open(options).map_err(|error| ServeError::Store(chain(&error)))
+}
+
+fn engine_options(options: &Options, store: Arc<EmbeddedStore>) -> longhaul_engine::Options {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    longhaul_engine::Options {
+        store,
+        data_dir: options.data_dir.clone(),
+        exe: PathBuf::from("/proc/self/exe"),
+        live_max: options.live_max.unwrap_or_else(|| (2 * cores).max(4)),
+        queue_max: limits::QUEUE_MAX,
+        clock: Arc::new(SystemClock),
+        environment,
+    }
+}
+
+/// Turns SIGTERM and SIGINT into the server's end. SIGHUP means a terminal went away, which is nobody's wish.
+fn signals(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    let io = |source| ServeError::Io { what: "could not listen for signals".to_owned(), source };
+    let mut term = signal(SignalKind::terminate()).map_err(io)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
+    Ok(tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {}
+            }
+        }
+        stop.cancel();
+    }))
+}
+
+fn info_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("server.json")
+}
+
+fn write_info(data_dir: &Path, info: &ServerInfo) -> Result<(), ServeError> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let (path, temp) = (info_path(data_dir), data_dir.join("server.json.new"));
+    let write = || -> io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temp)?;
+        file.write_all(&serde_json::to_vec(info)?)?;
+        std::fs::rename(&temp, &path)
+    };
+    write().map_err(|source| ServeError::Io { what: format!("could not write {}", path.display()), source })
+}
+
+fn remove_info(data_dir: &Path, info: &ServerInfo) {
+    let path = info_path(data_dir);
+    let ours = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<ServerInfo>(&bytes).ok());
+    if ours.is_some_and(|found| found.nonce == info.nonce) {
+        let _ = std::fs::remove_file(path);
+    }
+}

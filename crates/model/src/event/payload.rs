@@ -1,0 +1,432 @@
+//! The `data` member of each event type.
+//!
+//! Fields are the wire's; an optional one that is unknown is absent, never zero.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AttemptNo, Epoch, ProjectId, SessionId};
+
+/// What makes a run's events, and so what proves its success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// Any command: its exit status is the verdict.
+    Exec,
+    /// An agent CLI: its own word is the verdict, whatever its exit status.
+    Harness,
+}
+
+/// `run.created`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunCreated {
+    /// The project the run id is unique in.
+    pub project: ProjectId,
+    /// What makes its events.
+    pub driver: Driver,
+    /// The harness that will make its events.
+    pub harness: String,
+    /// The model asked for, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The request digest the id is bound to.
+    pub digest: String,
+    /// The session, if one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// The directory the work happens in.
+    pub cwd: String,
+    /// Tags to find it by.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
+    /// The budget in milliseconds from the start of the first attempt.
+    pub timeout_ms: u64,
+}
+
+/// `run.attempt_started`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunAttemptStarted {
+    /// Its number, from 1.
+    pub attempt: AttemptNo,
+    /// Why it is made: `first`, or `never_started` after an attempt that provably started nothing.
+    pub cause: String,
+    /// The owner's epoch.
+    pub epoch: Epoch,
+    /// What is left of the run's budget, in milliseconds.
+    pub budget_ms: u64,
+}
+
+/// `run.started`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunStarted {
+    /// The attempt that is running.
+    pub attempt: AttemptNo,
+}
+
+/// `run.adopted`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunAdopted {
+    /// The attempt that was adopted.
+    pub attempt: AttemptNo,
+    /// The owner before.
+    pub previous_epoch: Epoch,
+    /// The owner now.
+    pub epoch: Epoch,
+}
+
+/// `run.cancel_requested`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunCancelRequested {
+    /// Who asked: `api`, `cli`, `disconnect`.
+    pub by: String,
+    /// Why, in the asker's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Tokens and money, each known or absent.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens read by the model, without those from its cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_tokens: Option<u64>,
+    /// Tokens the model wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_tokens: Option<u64>,
+    /// Tokens read from the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_read_tokens: Option<u64>,
+    /// Tokens written to the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache_write_tokens: Option<u64>,
+    /// Tokens of reasoning, where the source tells them apart; part of `output_tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_tokens: Option<u64>,
+}
+
+/// Money, with where the figure comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// US dollars.
+    pub usd: f64,
+    /// `receipt` (the source was billed so) or `estimate` (a price list times tokens).
+    pub provenance: String,
+}
+
+/// `usage.reported`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct UsageReported {
+    /// What the numbers cover: `run`, `session` or `step`.
+    pub scope: String,
+    /// Tokens.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// Money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+    /// What `cost` covers, where it is not `scope`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_scope: Option<String>,
+    /// The model that was really used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+}
+
+/// Sums over a whole run, in its terminal event.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Totals {
+    /// Attempts made.
+    pub attempts: u32,
+    /// Bytes of stdout in the spool.
+    pub stdout_bytes: u64,
+    /// Bytes of stderr in the spool.
+    pub stderr_bytes: u64,
+    /// Lines that the harness's parser did not know.
+    pub unknown_lines: u64,
+    /// Tool calls seen.
+    pub tool_calls: u64,
+    /// Tokens, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// Money, where known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
+}
+
+/// Why a run failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// A code of the catalogue: `exit_nonzero`, `killed_by_signal`, `timeout`, `lost`, `output_limit`, …
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+    /// The end of stderr, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr_tail: Option<String>,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ExitInfo {
+    /// Exit status, if it exited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<i32>,
+    /// Signal number, if a signal ended it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+}
+
+/// `run.completed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunCompleted {
+    /// What proved it: `exit_status`, or the CLI's own `verdict`.
+    pub reason: String,
+    /// How the process ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitInfo>,
+    /// Sums over the run.
+    pub totals: Totals,
+}
+
+/// `run.failed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunFailed {
+    /// Why.
+    pub error: Failure,
+    /// How the process ended, if one was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitInfo>,
+    /// Sums over the run.
+    pub totals: Totals,
+}
+
+/// `run.cancelled`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunCancelled {
+    /// Who or what asked for it.
+    pub reason: String,
+    /// How the process ended, if one was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitInfo>,
+    /// Sums over the run.
+    pub totals: Totals,
+}
+
+/// `process.started`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProcessStarted {
+    /// The attempt it belongs to.
+    pub attempt: AttemptNo,
+    /// The agent's process id.
+    pub pid: i32,
+    /// The program's file name.
+    pub command: String,
+    /// The CLI's version, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// The directory it works in.
+    pub cwd: String,
+}
+
+/// What the process used.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ResourceUse {
+    /// CPU time in user mode, milliseconds.
+    pub user_ms: u64,
+    /// CPU time in the kernel, milliseconds.
+    pub system_ms: u64,
+    /// Largest resident set of one process of the tree, KiB.
+    pub max_rss_kb: u64,
+}
+
+/// `process.exited`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProcessExited {
+    /// The attempt it belonged to.
+    pub attempt: AttemptNo,
+    /// Exit status and signal; both absent if it was lost or never started.
+    #[serde(flatten)]
+    pub exit: ExitInfo,
+    /// `exited`, `signaled`, `never_started` or `lost`.
+    pub how: String,
+    /// Which stop was begun before it ended: `none`, `cancel`, `deadline`, `idle`, `output_limit` or `shutdown`.
+    pub stop: String,
+    /// What it used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rusage: Option<ResourceUse>,
+    /// Whether its own control group proves an out-of-memory kill; absent where there is no such proof.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom: Option<bool>,
+    /// Descendants that outlived the leader and were killed.
+    #[serde(default)]
+    pub killed_descendants: u32,
+    /// Processes that could not be killed, by pid.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unkilled: Vec<i32>,
+}
+
+/// Which of the two output streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputStream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+impl OutputStream {
+    /// `stdout` or `stderr`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// `output.line`: bytes as they came. Text where they are UTF-8, else base64.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputLine {
+    /// Where it was written.
+    pub stream: OutputStream,
+    /// The line without its newline, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The line without its newline, base64, if it is not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_b64: Option<String>,
+    /// Whether a newline followed these bytes.
+    pub eol: bool,
+    /// The piece's number, from 0, where a line is longer than the limit of a piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u32>,
+}
+
+impl OutputLine {
+    /// A line, or a piece of one, from its bytes without the newline.
+    pub fn from_bytes(stream: OutputStream, bytes: &[u8], eol: bool, part: Option<u32>) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self { stream, text: Some(text.to_owned()), bytes_b64: None, eol, part },
+            Err(_) => Self { stream, text: None, bytes_b64: Some(STANDARD.encode(bytes)), eol, part },
+        }
+    }
+
+    /// The bytes that were written, without the newline.
+    ///
+    /// # Errors
+    /// The decoder's message if `bytes_b64` is not base64.
+    pub fn bytes(&self) -> Result<Vec<u8>, String> {
+        match (&self.text, &self.bytes_b64) {
+            (Some(text), _) => Ok(text.clone().into_bytes()),
+            (None, Some(b64)) => STANDARD.decode(b64).map_err(|e| e.to_string()),
+            (None, None) => Ok(Vec::new()),
+        }
+    }
+}
+
+/// `message.delta`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageDelta {
+    /// The message it belongs to.
+    pub message_id: String,
+    /// The tool call of the main agent that a subagent works for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_call_id: Option<String>,
+    /// The text to append.
+    pub text: String,
+}
+
+/// `message.completed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageCompleted {
+    /// The message.
+    pub message_id: String,
+    /// The tool call of the main agent that a subagent works for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_call_id: Option<String>,
+    /// The whole text; deltas of the same message are part of it, not besides it.
+    pub text: String,
+}
+
+/// `message.discarded`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageDiscarded {
+    /// The message whose deltas no longer count.
+    pub message_id: String,
+    /// Why, in the source's words.
+    pub reason: String,
+}
+
+/// `reasoning.delta`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasoningDelta {
+    /// The message it leads to.
+    pub message_id: String,
+    /// The tool call of the main agent that a subagent works for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_call_id: Option<String>,
+    /// The text to append.
+    pub text: String,
+}
+
+/// `tool.called`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolCalled {
+    /// The call.
+    pub call_id: String,
+    /// The tool's name.
+    pub name: String,
+    /// Its arguments as the model gave them.
+    pub arguments: serde_json::Value,
+    /// The tool call of the main agent that a subagent works for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_call_id: Option<String>,
+}
+
+/// `tool.completed`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ToolCompleted {
+    /// The call.
+    pub call_id: String,
+    /// What it gave back.
+    pub result: serde_json::Value,
+    /// Whether the tool itself says it failed.
+    pub is_error: bool,
+}
+
+/// `session.bound`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionBound {
+    /// Our own session id, if the run has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_id: Option<SessionId>,
+    /// The source's own session id.
+    pub source_session_id: String,
+}
+
+/// `verdict.reported`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictReported {
+    /// Whether the source says that its work succeeded.
+    pub success: bool,
+    /// What went wrong, where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// `warning`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// A name: `silence`, `unknown_model`, `spool_missing`, `source`, …
+    pub code: String,
+    /// A sentence for people.
+    pub message: String,
+}

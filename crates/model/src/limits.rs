@@ -1,0 +1,86 @@
+//! Every limit of the house, each with the reason for its number.
+
+use std::time::Duration;
+
+/// Characters of an id: fits a header line, a file name and a database key.
+pub const ID_BYTES_MAX: usize = 255;
+
+/// Bytes of a request body: a prompt of 1 MiB, escaped at worst sixfold, and its frame.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of one piece of a line of output: large enough that ordinary lines are one piece, small enough that one event
+/// never dominates a page.
+pub const LINE_PART_BYTES_MAX: usize = 64 << 10;
+
+/// Bytes of one line that a harness's parser gets whole: tool results of several MiB occur; past this the line is kept
+/// in pieces as output.
+pub const HARNESS_LINE_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of `output_text` in a snapshot; the log has it all.
+pub const OUTPUT_TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of the end of stderr that a failure carries.
+pub const STDERR_TAIL_BYTES: usize = 4 << 10;
+
+/// Bytes of spool one run may write (stdout and stderr together) before it is stopped.
+pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
+
+/// The budget of a run that names none.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(6 * 3600);
+
+/// The largest budget a run may ask for: thirty days.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long the server lets the shim enforce a deadline before it acts itself.
+pub const DEADLINE_GRACE: Duration = Duration::from_secs(10);
+
+/// Silence after which a run carries a warning.
+pub const SILENCE_WARNING: Duration = Duration::from_secs(600);
+
+/// How long output that somebody else's pipe still holds is drained after the agent's own end.
+pub const DRAIN: Duration = Duration::from_millis(500);
+
+/// Runs that wait for a place.
+pub const QUEUE_MAX: usize = 1_000;
+
+/// Events of one page and bytes of one page of a log, whichever comes first.
+pub const PAGE_EVENTS_MAX: usize = 1_000;
+/// See [`PAGE_EVENTS_MAX`].
+pub const PAGE_BYTES_MAX: usize = 256 << 10;
+
+/// Runs of one page of a list, by default and at most.
+pub const LIST_DEFAULT: usize = 20;
+/// See [`LIST_DEFAULT`].
+pub const LIST_MAX: usize = 100;
+
+/// How long a snapshot request may wait for the end, in milliseconds.
+pub const WAIT_MS_MAX: u64 = 30_000;
+
+/// How long a chat request waits for a place before it is refused.
+pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Attempts that provably started nothing before a run gives up.
+pub const NEVER_STARTED_MAX: u32 = 3;
+
+/// Bytes of a prompt or of stdin in a request.
+pub const PROMPT_BYTES_MAX: usize = 4 << 20;
+
+/// Arguments of a command, and bytes of each: below the kernel's `MAX_ARG_STRLEN` of 128 KiB.
+pub const ARGS_MAX: usize = 1_000;
+/// See [`ARGS_MAX`].
+pub const ARG_BYTES_MAX: usize = 120 << 10;
+
+/// Tags of a run.
+pub const TAGS_MAX: usize = 50;
+
+/// Bytes of a tag's key or value.
+pub const TAG_BYTES_MAX: usize = 255;
+
+/// How long a comment keeps an idle event stream open: proxies cut at 30 s to 60 s.
+pub const SSE_KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Readers of one server at once.
+pub const READERS_MAX: usize = 20_000;
+
+/// How long a chat retry without an id may look back for the run it repeats.
+pub const CHAT_RETRY_WINDOW: Duration = Duration::from_secs(3600);

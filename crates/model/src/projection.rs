@@ -1,0 +1,280 @@
+//! What people see of a run: a pure fold of its events.
+//!
+//! Job: the state behind a snapshot, a reply and a list row. Never: knows anything that is not in the events, but for
+//! the creation facts that events must not hold.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{
+    Cost, Driver, Event, EventData, ExitInfo, Failure, OutputStream, Totals, Usage, UsageReported,
+};
+use crate::id::{ProjectId, RunId, Seq, SessionId};
+use crate::limits;
+use crate::run::Status;
+use crate::time::Timestamp;
+
+/// Adds a usage report to the sums: `run` and `session` scopes replace, `step` adds.
+pub(crate) fn add_usage(totals: &mut Totals, report: &UsageReported) {
+    let step = report.scope == "step";
+    let usage = totals.usage.get_or_insert_with(Usage::default);
+    let fold = |sum: &mut Option<u64>, new: Option<u64>| match (step, *sum, new) {
+        (true, Some(a), Some(b)) => *sum = Some(a.saturating_add(b)),
+        (_, _, Some(b)) => *sum = Some(b),
+        (_, _, None) => {}
+    };
+    fold(&mut usage.input_tokens, report.usage.input_tokens);
+    fold(&mut usage.output_tokens, report.usage.output_tokens);
+    fold(&mut usage.cache_read_tokens, report.usage.cache_read_tokens);
+    fold(&mut usage.cache_write_tokens, report.usage.cache_write_tokens);
+    fold(&mut usage.reasoning_tokens, report.usage.reasoning_tokens);
+    if let Some(cost) = &report.cost {
+        totals.cost = Some(match &totals.cost {
+            Some(sum) if step && sum.provenance == cost.provenance => {
+                Cost { usd: sum.usd + cost.usd, provenance: cost.provenance.clone() }
+            }
+            _ => cost.clone(),
+        });
+    }
+}
+
+/// A message of the answer while it is put together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Message {
+    id: String,
+    text: String,
+}
+
+/// The fold of a run's events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Projection {
+    /// The run.
+    pub id: RunId,
+    /// Its project.
+    pub project: ProjectId,
+    /// Where it is in its life.
+    pub status: Status,
+    /// The harness.
+    pub harness: String,
+    /// What makes its events.
+    pub driver: Driver,
+    /// The model asked for.
+    pub model: Option<String>,
+    /// A name for people.
+    pub name: Option<String>,
+    /// The request digest.
+    pub digest: String,
+    /// Our session.
+    pub session_id: Option<SessionId>,
+    /// The source's own session id.
+    pub source_session_id: Option<String>,
+    /// The directory of the work.
+    pub cwd: String,
+    /// Tags.
+    pub tags: BTreeMap<String, String>,
+    /// Its budget.
+    pub timeout_ms: u64,
+    /// Who asked for the end and why, once somebody did.
+    pub cancel_requested: Option<crate::event::RunCancelRequested>,
+    /// The agent's process id while it is known to run.
+    pub pid: Option<i32>,
+    /// Attempts made.
+    pub attempts: u32,
+    /// How the process ended.
+    pub exit: Option<ExitInfo>,
+    /// Why it failed.
+    pub error: Option<Failure>,
+    /// What proved its success, or who cancelled it.
+    pub reason: Option<String>,
+    /// Tokens and money, and other sums.
+    pub totals: Totals,
+    /// Warnings seen.
+    pub warnings: u32,
+    /// The last event.
+    pub last_seq: Seq,
+    /// The time of `run.created`.
+    pub created_at: Timestamp,
+    /// The time of the first `process.started`.
+    pub started_at: Option<Timestamp>,
+    /// The time of the terminal event.
+    pub ended_at: Option<Timestamp>,
+    /// The time of the last event.
+    pub updated_at: Timestamp,
+    /// Whether `output_text` lacks text for its bound.
+    pub output_truncated: bool,
+    messages: Vec<Message>,
+    text_bytes: usize,
+    #[serde(default)]
+    reasoning: String,
+}
+
+impl Projection {
+    /// The fold of the first event; `None` if it is not `run.created`.
+    pub fn begin(event: &Event) -> Option<Self> {
+        let EventData::RunCreated(d) = &event.data else { return None };
+        Some(Self {
+            id: event.run_id.clone(),
+            project: d.project.clone(),
+            status: Status::Queued,
+            harness: d.harness.clone(),
+            driver: d.driver,
+            model: d.model.clone(),
+            name: d.name.clone(),
+            digest: d.digest.clone(),
+            session_id: d.session_id.clone(),
+            source_session_id: None,
+            cwd: d.cwd.clone(),
+            tags: d.tags.clone(),
+            timeout_ms: d.timeout_ms,
+            cancel_requested: None,
+            pid: None,
+            attempts: 0,
+            exit: None,
+            error: None,
+            reason: None,
+            totals: Totals::default(),
+            warnings: 0,
+            last_seq: event.seq,
+            created_at: event.ts,
+            started_at: None,
+            ended_at: None,
+            updated_at: event.ts,
+            output_truncated: false,
+            messages: Vec::new(),
+            text_bytes: 0,
+            reasoning: String::new(),
+        })
+    }
+
+    /// Folds the next event in.
+    pub fn apply(&mut self, event: &Event) {
+        self.last_seq = event.seq;
+        self.updated_at = event.ts;
+        match &event.data {
+            EventData::RunCreated(_) | EventData::RunStarted(_) | EventData::RunAdopted(_) => {}
+            EventData::RunAttemptStarted(d) => {
+                self.status = Status::Starting;
+                self.attempts = d.attempt.get();
+            }
+            EventData::RunCancelRequested(d) => self.cancel_requested = Some(d.clone()),
+            EventData::ProcessStarted(d) => {
+                self.status = Status::Running;
+                self.pid = Some(d.pid);
+                self.started_at.get_or_insert(event.ts);
+            }
+            EventData::ProcessExited(d) => {
+                self.status = Status::Queued;
+                self.pid = None;
+                self.exit = Some(d.exit.clone());
+            }
+            EventData::RunCompleted(d) => {
+                self.reason = Some(d.reason.clone());
+                self.end(Status::Completed, event.ts, d.exit.clone(), &d.totals);
+            }
+            EventData::RunFailed(d) => {
+                self.error = Some(d.error.clone());
+                self.end(Status::Failed, event.ts, d.exit.clone(), &d.totals);
+            }
+            EventData::RunCancelled(d) => {
+                self.reason = Some(d.reason.clone());
+                self.end(Status::Cancelled, event.ts, d.exit.clone(), &d.totals);
+            }
+            EventData::OutputLine(d) => self.line(d),
+            EventData::MessageDelta(d) if d.parent_call_id.is_none() => self.push(&d.message_id, &d.text),
+            EventData::MessageCompleted(d) if d.parent_call_id.is_none() => {
+                self.remove(&d.message_id);
+                self.push(&d.message_id, &d.text);
+            }
+            EventData::MessageDiscarded(d) => self.remove(&d.message_id),
+            EventData::ReasoningDelta(d) if d.parent_call_id.is_none() => {
+                let room = limits::OUTPUT_TEXT_BYTES_MAX - self.reasoning.len();
+                self.reasoning.push_str(&d.text[..d.text.floor_char_boundary(room)]);
+            }
+            EventData::ToolCalled(_) => self.totals.tool_calls += 1,
+            EventData::UsageReported(d) => add_usage(&mut self.totals, d),
+            EventData::SessionBound(d) => self.source_session_id = Some(d.source_session_id.clone()),
+            EventData::Warning(_) => self.warnings += 1,
+            EventData::MessageDelta(_)
+            | EventData::MessageCompleted(_)
+            | EventData::ReasoningDelta(_)
+            | EventData::ToolCompleted(_)
+            | EventData::VerdictReported(_)
+            | EventData::Unknown { .. } => {}
+        }
+    }
+
+    /// The fold without the answer's text, for a row that is written often.
+    #[must_use]
+    pub fn without_text(&self) -> Self {
+        let mut out = Self { messages: Vec::new(), reasoning: String::new(), ..self.clone() };
+        out.text_bytes = 0;
+        out
+    }
+
+    /// The answer: for an agent its messages, parted by a blank line; for a command its stdout. Bounded.
+    pub fn output_text(&self) -> String {
+        let mut out = String::with_capacity(self.text_bytes);
+        for message in &self.messages {
+            if self.driver == Driver::Harness && !out.is_empty() {
+                out.push_str("\n\n");
+            }
+            out.push_str(&message.text);
+        }
+        out
+    }
+
+    /// The reasoning of the main agent, bounded.
+    pub fn reasoning_text(&self) -> &str {
+        &self.reasoning
+    }
+
+    fn line(&mut self, line: &crate::event::OutputLine) {
+        if self.driver == Driver::Harness {
+            if line.stream == OutputStream::Stdout && line.part.unwrap_or(0) == 0 {
+                self.totals.unknown_lines += 1;
+            }
+            return;
+        }
+        if line.stream == OutputStream::Stdout && !self.output_truncated {
+            let bytes = line.bytes().unwrap_or_default();
+            self.push("stdout", &String::from_utf8_lossy(&bytes));
+            if line.eol {
+                self.push("stdout", "\n");
+            }
+        }
+    }
+
+    fn push(&mut self, id: &str, text: &str) {
+        let room = limits::OUTPUT_TEXT_BYTES_MAX - self.text_bytes;
+        let text = if text.len() > room {
+            self.output_truncated = true;
+            &text[..text.floor_char_boundary(room)]
+        } else {
+            text
+        };
+        self.text_bytes += text.len();
+        match self.messages.iter_mut().rev().find(|m| m.id == id) {
+            Some(message) => message.text.push_str(text),
+            None => self.messages.push(Message { id: id.to_owned(), text: text.to_owned() }),
+        }
+    }
+
+    fn remove(&mut self, id: &str) {
+        let mut freed = 0;
+        self.messages.retain(|m| {
+            let gone = m.id == id;
+            freed += if gone { m.text.len() } else { 0 };
+            !gone
+        });
+        self.text_bytes -= freed;
+    }
+
+    fn end(&mut self, status: Status, at: Timestamp, exit: Option<ExitInfo>, totals: &Totals) {
+        self.status = status;
+        self.ended_at = Some(at);
+        self.pid = None;
+        self.exit = exit;
+        self.totals = totals.clone();
+    }
+}

@@ -1,0 +1,340 @@
+//! The run state machine: what may happen to a run, and what a run is after it happened.
+//!
+//! Job: `decide` turns a command into events or a refusal; `evolve` folds an event into the state. Both are pure.
+//! Never: fails on replay. `evolve` is total: an event that is in the log has happened.
+//!
+//! ```text
+//!  vacant ──Create──► queued ──StartAttempt──► starting ──ProcessStarted──► running
+//!                        ▲                        │  │                        │
+//!                        └──── never started ─────┘  └────────── Exit ────────┤
+//!  queued ──RequestCancel──► ended(cancelled)                                 ▼
+//!  queued ──GiveUp─────────► ended(failed)              ended(completed | failed | cancelled)
+//! ```
+
+mod decide;
+mod outcome;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{
+    Driver, EventData, Failure, ProcessExited, ProcessStarted, ResourceUse, RunCancelRequested, RunCreated, Totals,
+    VerdictReported,
+};
+use crate::id::{AttemptNo, Epoch};
+
+pub use decide::{Rejection, decide};
+
+/// A run's status as the wire names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// Accepted; waits for a place.
+    Queued,
+    /// An attempt was begun; its process is not yet known to run.
+    Starting,
+    /// The process runs; its session must be acknowledged first.
+    BindingSession,
+    /// The process runs.
+    Running,
+    /// Proven success.
+    Completed,
+    /// The truth about a failure.
+    Failed,
+    /// A stop that was asked for took effect.
+    Cancelled,
+}
+
+impl Status {
+    /// Every status, in the order of a run's life.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Starting,
+        Self::BindingSession,
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// The wire name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Starting => "starting",
+            Self::BindingSession => "binding_session",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Parses a wire name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
+    }
+
+    /// Whether the run is over for good.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// What a command may need from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ctx {
+    /// The epoch of the server that decides.
+    pub epoch: Epoch,
+}
+
+/// How an attempt's process ended, as its witness recorded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitHow {
+    /// It exited by itself with this status.
+    Exited(i32),
+    /// A signal ended it.
+    Signaled(i32),
+    /// It never ran; `error` says why if an `exec` was tried.
+    NeverStarted {
+        /// The failure of the `exec`, if one was tried.
+        error: Option<ExecError>,
+    },
+    /// Its witness was lost.
+    Lost,
+}
+
+/// Why a program could not be executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecError {
+    /// The operating system's error number.
+    pub errno: i32,
+    /// A sentence that names the path.
+    pub message: String,
+}
+
+/// The stop that the witness had begun before the agent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stop {
+    /// None: it ended by itself.
+    None,
+    /// Somebody cancelled it.
+    Cancel,
+    /// Its budget was used up.
+    Deadline,
+    /// It was silent for longer than it may be.
+    Idle,
+    /// It wrote more than it may.
+    OutputLimit,
+    /// Its host is going down.
+    Shutdown,
+    /// Its output could not be kept, for a reason that waiting does not heal.
+    SpoolError,
+}
+
+impl Stop {
+    /// The wire name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cancel => "cancel",
+            Self::Deadline => "deadline",
+            Self::Idle => "idle",
+            Self::OutputLimit => "output_limit",
+            Self::Shutdown => "shutdown",
+            Self::SpoolError => "spool_error",
+        }
+    }
+}
+
+/// The end of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// How the leader ended.
+    pub how: ExitHow,
+    /// Which stop had been begun.
+    pub stop: Stop,
+    /// What it used, if measured.
+    pub rusage: Option<ResourceUse>,
+    /// Descendants that had to be killed.
+    pub killed_descendants: u32,
+    /// Processes that could not be killed.
+    pub unkilled: Vec<i32>,
+    /// Bytes in the spool.
+    pub stdout_bytes: u64,
+    /// Bytes in the spool.
+    pub stderr_bytes: u64,
+    /// The end of stderr.
+    pub stderr_tail: Option<String>,
+    /// Why output could not be kept, with `Stop::SpoolError`.
+    pub spool_error: Option<String>,
+}
+
+/// What somebody wants to happen to a run.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Accept it.
+    Create(Box<RunCreated>),
+    /// Begin an attempt.
+    StartAttempt {
+        /// Why: `first` or `never_started`.
+        cause: &'static str,
+        /// What is left of the budget, in milliseconds.
+        budget_ms: u64,
+    },
+    /// The witness says that the process exists.
+    ProcessStarted(ProcessStarted),
+    /// The source said these things, in this order.
+    Observe(Vec<EventData>),
+    /// This server takes the live attempt over.
+    Adopt,
+    /// Somebody wants the end.
+    RequestCancel(RunCancelRequested),
+    /// The witness says that the whole tree is gone.
+    Exit(Box<Exit>),
+    /// It will never be started.
+    GiveUp(Failure),
+}
+
+/// Where a run is in its life.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Not yet accepted.
+    Vacant,
+    /// Accepted, with no process, or between two attempts.
+    Queued,
+    /// An attempt was begun.
+    Starting {
+        /// Its number.
+        attempt: AttemptNo,
+    },
+    /// The process runs.
+    Running {
+        /// Its attempt.
+        attempt: AttemptNo,
+    },
+    /// Over for good.
+    Ended {
+        /// `Completed`, `Failed` or `Cancelled`.
+        status: Status,
+    },
+}
+
+/// The state that decisions need; what people see is in [`crate::projection`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunState {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What proves its success.
+    pub driver: Driver,
+    /// The cancel that was asked for.
+    pub cancel: Option<RunCancelRequested>,
+    /// The source's own last word.
+    pub verdict: Option<VerdictReported>,
+    /// Whether it gave text.
+    pub saw_text: bool,
+    /// The last owner.
+    pub epoch: Epoch,
+    /// Attempts that provably started nothing.
+    pub never_started: u32,
+    /// Sums so far.
+    pub totals: Totals,
+    /// The exit of the last attempt, between `process.exited` and the terminal event.
+    pub last_exit: Option<ProcessExited>,
+}
+
+impl Default for RunState {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Vacant,
+            driver: Driver::Exec,
+            cancel: None,
+            verdict: None,
+            saw_text: false,
+            epoch: Epoch::default(),
+            never_started: 0,
+            totals: Totals::default(),
+            last_exit: None,
+        }
+    }
+}
+
+impl RunState {
+    /// The status that the wire shows.
+    pub fn status(&self) -> Status {
+        match &self.phase {
+            Phase::Vacant | Phase::Queued => Status::Queued,
+            Phase::Starting { .. } => Status::Starting,
+            Phase::Running { .. } => Status::Running,
+            Phase::Ended { status } => *status,
+        }
+    }
+
+    /// The attempt in flight.
+    pub fn attempt(&self) -> Option<AttemptNo> {
+        match &self.phase {
+            Phase::Starting { attempt } | Phase::Running { attempt } => Some(*attempt),
+            Phase::Vacant | Phase::Queued | Phase::Ended { .. } => None,
+        }
+    }
+
+    /// The state after `event`. Total: whatever is in the log has happened.
+    #[must_use]
+    pub fn evolve(mut self, event: &EventData) -> Self {
+        match event {
+            EventData::RunCreated(d) => {
+                self.phase = Phase::Queued;
+                self.driver = d.driver;
+            }
+            EventData::RunAttemptStarted(d) => {
+                self.phase = Phase::Starting { attempt: d.attempt };
+                self.epoch = d.epoch;
+                self.totals.attempts = d.attempt.get();
+                self.verdict = None;
+            }
+            EventData::ProcessStarted(d) => self.phase = Phase::Running { attempt: d.attempt },
+            EventData::RunAdopted(d) => self.epoch = d.epoch,
+            EventData::RunCancelRequested(d) => {
+                self.cancel.get_or_insert_with(|| d.clone());
+            }
+            EventData::ProcessExited(d) => {
+                if d.how == "never_started" {
+                    self.never_started += 1;
+                }
+                self.phase = Phase::Queued;
+                self.last_exit = Some(d.clone());
+            }
+            EventData::RunCompleted(d) => self.end(Status::Completed, &d.totals),
+            EventData::RunFailed(d) => self.end(Status::Failed, &d.totals),
+            EventData::RunCancelled(d) => self.end(Status::Cancelled, &d.totals),
+            EventData::OutputLine(d) => {
+                let harness_stdout =
+                    self.driver == Driver::Harness && d.stream == crate::event::OutputStream::Stdout;
+                if harness_stdout && d.part.unwrap_or(0) == 0 {
+                    self.totals.unknown_lines += 1;
+                }
+            }
+            EventData::MessageDelta(d) => self.saw_text |= !d.text.trim().is_empty(),
+            EventData::MessageCompleted(d) => self.saw_text |= !d.text.trim().is_empty(),
+            EventData::ToolCalled(_) => self.totals.tool_calls += 1,
+            EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, d),
+            EventData::VerdictReported(d) => self.verdict = Some(d.clone()),
+            EventData::RunStarted(_)
+            | EventData::MessageDiscarded(_)
+            | EventData::ReasoningDelta(_)
+            | EventData::ToolCompleted(_)
+            | EventData::SessionBound(_)
+            | EventData::Warning(_)
+            | EventData::Unknown { .. } => {}
+        }
+        self
+    }
+
+    fn end(&mut self, status: Status, totals: &Totals) {
+        self.phase = Phase::Ended { status };
+        self.totals = totals.clone();
+    }
+}

@@ -1,0 +1,134 @@
+//! From a command to events, or to a refusal that says why.
+
+use super::{Command, Ctx, ExitHow, Phase, RunState, Status, outcome};
+use crate::event::{
+    EventData, ExitInfo, ProcessExited, RunAdopted, RunAttemptStarted, RunCancelled, RunFailed, RunStarted,
+};
+use crate::id::AttemptNo;
+use crate::limits;
+
+/// Why a command does not apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// The run exists already.
+    #[error("the run exists already")]
+    Exists,
+    /// There is no such run.
+    #[error("there is no such run")]
+    NoSuchRun,
+    /// The run is over; a terminal state never changes.
+    #[error("the run is over: {}", status.as_str())]
+    Ended {
+        /// How it ended.
+        status: Status,
+    },
+    /// The command belongs to another phase of a run's life.
+    #[error("{command} does not apply to a run that is {}", status.as_str())]
+    WrongPhase {
+        /// The command's name.
+        command: &'static str,
+        /// Where the run is.
+        status: Status,
+    },
+    /// A later owner has taken the run over.
+    #[error("the run belongs to a later owner (epoch {owner})")]
+    Fenced {
+        /// The owner's epoch.
+        owner: crate::id::Epoch,
+    },
+}
+
+/// The events that `command` makes of `state`; no events if it has happened already.
+///
+/// # Errors
+/// [`Rejection`], and then nothing has happened.
+pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<EventData>, Rejection> {
+    if ctx.epoch < state.epoch {
+        return Err(Rejection::Fenced { owner: state.epoch });
+    }
+    match (&state.phase, command) {
+        (Phase::Vacant, Command::Create(created)) => Ok(vec![(*created).into()]),
+        (_, Command::Create(_)) => Err(Rejection::Exists),
+        (Phase::Vacant, _) => Err(Rejection::NoSuchRun),
+        (Phase::Ended { status }, _) => Err(Rejection::Ended { status: *status }),
+
+        (Phase::Queued, Command::StartAttempt { cause, budget_ms }) => {
+            let attempt = AttemptNo::new(state.totals.attempts + 1);
+            Ok(vec![RunAttemptStarted { attempt, cause: cause.to_owned(), epoch: ctx.epoch, budget_ms }.into()])
+        }
+        (_, Command::StartAttempt { .. }) => Err(wrong("StartAttempt", state)),
+
+        (Phase::Starting { attempt }, Command::ProcessStarted(started)) if *attempt == started.attempt => {
+            let first = RunStarted { attempt: *attempt };
+            Ok(vec![started.into(), first.into()])
+        }
+        (Phase::Running { .. }, Command::ProcessStarted(_)) => Ok(vec![]),
+        (_, Command::ProcessStarted(_)) => Err(wrong("ProcessStarted", state)),
+
+        (Phase::Running { .. }, Command::Observe(events)) => Ok(events),
+        (_, Command::Observe(_)) => Err(wrong("Observe", state)),
+
+        (Phase::Starting { attempt } | Phase::Running { attempt }, Command::Adopt) => {
+            if ctx.epoch == state.epoch {
+                return Ok(vec![]);
+            }
+            Ok(vec![RunAdopted { attempt: *attempt, previous_epoch: state.epoch, epoch: ctx.epoch }.into()])
+        }
+        (Phase::Queued, Command::Adopt) => Ok(vec![]),
+
+        (_, Command::RequestCancel(_)) if state.cancel.is_some() => Ok(vec![]),
+        (Phase::Queued, Command::RequestCancel(intent)) => {
+            let reason = intent.by.clone();
+            Ok(vec![intent.into(), RunCancelled { reason, exit: None, totals: state.totals.clone() }.into()])
+        }
+        (Phase::Starting { .. } | Phase::Running { .. }, Command::RequestCancel(intent)) => Ok(vec![intent.into()]),
+
+        (Phase::Starting { attempt } | Phase::Running { attempt }, Command::Exit(exit)) => {
+            let mut totals = state.totals.clone();
+            totals.stdout_bytes = exit.stdout_bytes;
+            totals.stderr_bytes = exit.stderr_bytes;
+            let info = match exit.how {
+                ExitHow::Exited(code) => ExitInfo { code: Some(code), signal: None },
+                ExitHow::Signaled(signal) => ExitInfo { code: None, signal: Some(signal) },
+                ExitHow::NeverStarted { .. } | ExitHow::Lost => ExitInfo::default(),
+            };
+            let exited: EventData = ProcessExited {
+                attempt: *attempt,
+                exit: info.clone(),
+                how: how(&exit.how).to_owned(),
+                stop: exit.stop.as_str().to_owned(),
+                rusage: exit.rusage.clone(),
+                oom: None,
+                killed_descendants: exit.killed_descendants,
+                unkilled: exit.unkilled.clone(),
+            }
+            .into();
+            let again = matches!(exit.how, ExitHow::NeverStarted { error: None })
+                && state.cancel.is_none()
+                && state.never_started + 1 < limits::NEVER_STARTED_MAX;
+            if again {
+                return Ok(vec![exited]);
+            }
+            Ok(vec![exited, outcome::terminal(state, &exit, info, totals)])
+        }
+        (_, Command::Exit(_)) => Err(wrong("Exit", state)),
+
+        (Phase::Queued, Command::GiveUp(error)) => {
+            Ok(vec![RunFailed { error, exit: None, totals: state.totals.clone() }.into()])
+        }
+        (_, Command::GiveUp(_)) => Err(wrong("GiveUp", state)),
+    }
+}
+
+fn wrong(command: &'static str, state: &RunState) -> Rejection {
+    Rejection::WrongPhase { command, status: state.status() }
+}
+
+const fn how(how: &ExitHow) -> &'static str {
+    match how {
+        ExitHow::Exited(_) => "exited",
+        ExitHow::Signaled(_) => "signaled",
+        ExitHow::NeverStarted { .. } => "never_started",
+        ExitHow::Lost => "lost",
+    }
+}

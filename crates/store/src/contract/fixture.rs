@@ -1,0 +1,176 @@
+//! What the cases are made of: keys, rows, events, commits, and a generator of fixed random numbers.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use longhaul_model::{Epoch, ProjectId, RunId, RunKey, Seq, Status, StreamId, Timestamp};
+
+use crate::{Commit, Committed, EventPage, NewRun, ReadLimit, RecordKey, RecordWrite, RunRow, Store, StreamWrite};
+
+/// A run's key.
+///
+/// # Panics
+/// If a part is not an id.
+pub fn key(project: &str, run: &str) -> RunKey {
+    RunKey { project: ProjectId::parse(project).expect("an id"), run: RunId::parse(run).expect("an id") }
+}
+
+/// A queued run's row; the store fills in stream and last seq.
+pub fn row(key: &RunKey) -> RunRow {
+    RunRow {
+        key: key.clone(),
+        stream: StreamId::new(0),
+        status: Status::Queued,
+        harness: "exec".into(),
+        digest: format!("digest-of-{}", key.run),
+        tags: BTreeMap::new(),
+        created_at: Timestamp::from_unix_ms(1_700_000_000_000),
+        ended_at: None,
+        last_seq: Seq::ZERO,
+        doc: Bytes::from_static(b"{}"),
+    }
+}
+
+/// The wire bytes of an event as the engine would write it, some 200 of them.
+pub fn event(key: &RunKey, seq: u64, text: &str) -> Bytes {
+    Bytes::from(format!(
+        r#"{{"run_id":"{}","seq":{seq},"ts":"2026-11-21T09:40:00.007Z","type":"output.line","subject":{{"kind":"run","id":"{}"}},"source":{{"kind":"process","name":"exec"}},"data":{{"stream":"stdout","text":"{text}","eol":true}}}}"#,
+        key.run, key.run
+    ))
+}
+
+/// Consecutive events.
+pub fn events(key: &RunKey, first: u64, count: u64) -> Vec<Bytes> {
+    (first..first + count).map(|seq| event(key, seq, &format!("line {seq}"))).collect()
+}
+
+/// A commit that creates a run with events, the first of which enters the feed.
+pub fn create(key: &RunKey, count: u64) -> Commit {
+    create_row(row(key), count)
+}
+
+/// A commit that creates a run from a row.
+pub fn create_row(row: RunRow, count: u64) -> Commit {
+    let events = events(&row.key, 1, count);
+    let feed = (0..events.len().min(1)).collect();
+    Commit { create: Some(NewRun { row, epoch: Epoch::new(1), events, feed }), ..Commit::default() }
+}
+
+/// A write of events after a tail.
+pub fn write(key: &RunKey, stream: StreamId, after: u64, count: u64) -> StreamWrite {
+    StreamWrite {
+        stream,
+        project: key.project.clone(),
+        expected_tail: Seq::new(after),
+        epoch: Epoch::new(1),
+        events: events(key, after + 1, count),
+        feed: Vec::new(),
+        cursor: None,
+        row: None,
+    }
+}
+
+/// A commit of one write.
+pub fn append(key: &RunKey, stream: StreamId, after: u64, count: u64) -> Commit {
+    Commit { streams: vec![write(key, stream, after, count)], ..Commit::default() }
+}
+
+/// A commit that ends a run with one event.
+pub fn finish(key: &RunKey, stream: StreamId, after: u64) -> Commit {
+    let mut commit = append(key, stream, after, 1);
+    let mut row = row(key);
+    row.stream = stream;
+    row.status = Status::Completed;
+    row.ended_at = Some(Timestamp::from_unix_ms(1_700_000_001_000));
+    commit.streams[0].row = Some(row);
+    commit
+}
+
+/// A record to put, or to delete.
+pub fn record(kind: &'static str, id: &str, value: Option<&str>) -> RecordWrite {
+    let value = value.map(|v| Bytes::from(v.to_owned()));
+    RecordWrite { key: RecordKey::new(kind, id), value, only_new: false }
+}
+
+/// A commit of records.
+pub fn put(records: Vec<RecordWrite>) -> Commit {
+    Commit { records, ..Commit::default() }
+}
+
+/// Commits, and gives what was committed.
+///
+/// # Panics
+/// If it is refused.
+pub async fn must(store: &dyn Store, commit: Commit) -> Committed {
+    store.commit(commit).await.expect("the commit is made")
+}
+
+/// Creates a run and gives its stream.
+///
+/// # Panics
+/// If it is refused.
+pub async fn made(store: &dyn Store, key: &RunKey, count: u64) -> StreamId {
+    must(store, create(key, count)).await.created.expect("a run was created")
+}
+
+/// Reads a stream to its end, page by page, and checks that it is dense.
+///
+/// # Panics
+/// If it is not.
+pub async fn read_all(store: &dyn Store, stream: StreamId) -> Vec<Bytes> {
+    read_pages(store, stream, ReadLimit::default()).await
+}
+
+/// The same with pages of a given size.
+///
+/// # Panics
+/// If it is not dense.
+pub async fn read_pages(store: &dyn Store, stream: StreamId, limit: ReadLimit) -> Vec<Bytes> {
+    let mut all = Vec::new();
+    loop {
+        let after = Seq::new(all.len() as u64);
+        let page: EventPage = store.read(stream, after, limit).await.expect("the stream is read");
+        assert!(page.tail >= after, "the tail never goes back");
+        if page.events.is_empty() {
+            assert_eq!(page.tail, after, "a page is empty at the tail alone");
+            return all;
+        }
+        for event in page.events {
+            assert_eq!(event.seq.get(), all.len() as u64 + 1, "seqs are dense");
+            all.push(event.wire);
+        }
+    }
+}
+
+/// Splitmix64: the same numbers from the same seed.
+pub struct Random(u64);
+
+impl Random {
+    /// From a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// One of `items`.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len() as u64) as usize]
+    }
+
+    /// True once in `n`.
+    pub fn once_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+}

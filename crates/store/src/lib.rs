@@ -1,0 +1,109 @@
+//! The store: what durable state promises, without saying how.
+//!
+//! Job: the [`Store`] trait in terms of promises (commit with compare-and-set on tail and epoch, read after, live runs,
+//! records, feed), its errors, the memory store, and the contract suite that every store must pass.
+//! Owns: the promises. Never: SQL, files, threads.
+
+pub mod commit;
+#[cfg(feature = "testing")]
+pub mod contract;
+pub mod error;
+pub mod limits;
+pub mod memory;
+pub mod page;
+pub mod row;
+mod validate;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use tokio::sync::watch;
+
+use longhaul_model::{RunKey, Seq, StreamId};
+
+pub use commit::{Commit, Committed, NewRun, RecordKey, RecordWrite, StreamWrite, Urgency};
+pub use error::{CommitError, StoreError};
+pub use memory::{CrashPoint, MemoryStore};
+pub use page::{EventPage, FeedEntry, FeedPage, ReadLimit, StoredEvent};
+pub use row::{Head, RunFilter, RunPage, RunRow};
+
+/// A boxed future, so that the trait can be an object.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Durable state.
+///
+/// Every promise below is a case of the contract suite.
+pub trait Store: Send + Sync + 'static {
+    /// Commits all writes of `commit` or none, and answers once they are durable.
+    ///
+    /// Durable before visible: no reader, watcher or query sees any of it before a power cut could not take it back.
+    ///
+    /// # Errors
+    /// [`CommitError`]: `Conflict`, `Fenced`, `Exists`, `Gone`, `Invalid`, `Full` and `Busy` are refusals, after which
+    /// nothing has happened. `Unknown` means that it may or may not be durable; the owner drops its state and reloads.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take a submitted commit back.
+    fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>>;
+
+    /// Events of a stream with a sequence number above `after`, in order and without a gap, at most `limit` of them but
+    /// at least one if there is one. `after` may be the tail: the page is empty.
+    ///
+    /// # Errors
+    /// `NotFound` if no such stream is kept; `Expired` if events above `after` were removed by retention; `Ahead` if
+    /// `after` is beyond the durable tail.
+    fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> BoxFuture<'_, Result<EventPage, StoreError>>;
+
+    /// The durable tail of a stream, and a watch that changes when it moves. Closes when the stream is erased.
+    ///
+    /// # Errors
+    /// `NotFound` if no such stream is kept.
+    fn watch(&self, stream: StreamId) -> BoxFuture<'_, Result<watch::Receiver<Seq>, StoreError>>;
+
+    /// The state that the last commit to a stream left: tail, epoch and cursor.
+    ///
+    /// # Errors
+    /// `NotFound` if no such stream is kept.
+    fn head(&self, stream: StreamId) -> BoxFuture<'_, Result<Head, StoreError>>;
+
+    /// A run's row; reads its own writes.
+    fn run(&self, key: &RunKey) -> BoxFuture<'_, Result<Option<RunRow>, StoreError>>;
+
+    /// Rows that match, newest first by creation order, older than `filter.before`. Reads its own writes.
+    fn runs(&self, filter: RunFilter) -> BoxFuture<'_, Result<RunPage, StoreError>>;
+
+    /// Every row whose status is not terminal, oldest first.
+    fn live_runs(&self) -> BoxFuture<'_, Result<Vec<RunRow>, StoreError>>;
+
+    /// A record's value; reads its own writes.
+    fn record(&self, key: &RecordKey) -> BoxFuture<'_, Result<Option<bytes::Bytes>, StoreError>>;
+
+    /// Records of one kind whose id begins with `prefix`, in id order, at most `limit`. Reads its own writes.
+    fn records(
+        &self,
+        kind: &'static str,
+        prefix: &str,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(RecordKey, bytes::Bytes)>, StoreError>>;
+
+    /// Entries of the lifecycle feed with a position above `after`, of one project if one is named. The page says how
+    /// far it looked, so that a reader with a filter advances over what it does not see.
+    ///
+    /// # Errors
+    /// `Expired` and `Ahead` as for [`Store::read`].
+    fn feed(
+        &self,
+        after: Seq,
+        project: Option<&longhaul_model::ProjectId>,
+        limit: ReadLimit,
+    ) -> BoxFuture<'_, Result<FeedPage, StoreError>>;
+
+    /// The durable tail of the feed.
+    fn watch_feed(&self) -> watch::Receiver<Seq>;
+
+    /// What the health page shows of the store: name, position, sizes, in JSON members.
+    fn health(&self) -> Vec<(&'static str, u64)>;
+
+    /// Makes everything tidy and lets go of files and locks; later calls answer `Closed`.
+    fn close(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+}

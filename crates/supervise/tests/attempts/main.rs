@@ -1,0 +1,9 @@
+//! Attempts from the outside: real shims, real processes, real files.
+
+mod channel;
+mod control;
+mod endings;
+mod faults;
+mod reading;
+mod rig;
+mod stops;
