@@ -1,6 +1,8 @@
 //! Longhaul keeps AI agent runs alive.
 //!
 //! Job: the binary's parts: server, HTTP faces, client and command line. Everything that lasts is in the crates below.
+pub mod cli;
+pub mod client;
 pub mod http;
 mod port_holder;
 pub mod serve;

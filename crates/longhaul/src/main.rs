@@ -1,37 +1,37 @@
-//! The `longhaul` binary: hidden verbs first, before anything costs memory, then the command line.
+//! The `longhaul` binary.
+//!
+//! Job: the verbs that must come before anything else (the shim and its kin live beside every agent and stay small),
+//! then the command line, then the exit status. Never: anything else.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
+use longhaul_model::limits::PROMPT_BYTES_MAX;
+use longhaul_supervise::{exec_stage, shim};
+
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    match args.next().as_deref().and_then(std::ffi::OsStr::to_str) {
-        Some("shim") => match args.next() {
-            Some(dir) => longhaul_supervise::shim::main(std::path::Path::new(&dir)),
-            None => ExitCode::from(125),
-        },
-        Some("shim-exec") => longhaul_supervise::exec_stage::main(args),
-        Some("demo-agent") => demo_agent(args.next()),
-        Some("serve-test") => {
-            let data_dir = args.next().unwrap_or_default().into();
-            ExitCode::from(longhaul::serve::run(longhaul::serve::Options {
-                data_dir,
-                listen: args.next().and_then(|s| s.into_string().ok()),
-                token: None,
-                log_json: false,
-                live_max: None,
-            }))
-        }
-        _ => ExitCode::from(125),
+    let mut words = std::env::args_os().skip(1);
+    match words.next().as_deref().and_then(|verb| verb.to_str()) {
+        Some(shim::VERB) => shim::main(Path::new(&words.next().unwrap_or_default())),
+        Some(exec_stage::VERB) => exec_stage::main(words),
+        Some("demo-agent") => demo_agent(&words.next().unwrap_or_default()),
+        _ => ExitCode::from(longhaul::cli::main(std::env::args_os())),
     }
 }
 
-fn demo_agent(variant: Option<OsString>) -> ExitCode {
-    let variant = variant.and_then(|v| v.into_string().ok()).unwrap_or_default();
-    let mut prompt = String::new();
-    let _ = std::io::stdin().read_to_string(&mut prompt);
-    let mut out = std::io::stdout().lock();
-    let status = longhaul_harness::demo::agent::run(&variant, &prompt, &mut out, &mut std::thread::sleep);
-    status.map_or(ExitCode::from(1), |status| ExitCode::from(u8::try_from(status).unwrap_or(1)))
+/// The built-in agent: its prompt on stdin, its lines on stdout.
+fn demo_agent(variant: &OsString) -> ExitCode {
+    let mut prompt = Vec::new();
+    let read = io::stdin().take(PROMPT_BYTES_MAX as u64).read_to_end(&mut prompt);
+    let mut out = io::BufWriter::new(io::stdout());
+    let said = read.and_then(|_| {
+        let prompt = String::from_utf8_lossy(&prompt);
+        longhaul_harness::demo::agent::run(&variant.to_string_lossy(), &prompt, &mut out, &mut std::thread::sleep)
+    });
+    match said.and_then(|status| out.flush().map(|()| status)) {
+        Ok(status) => ExitCode::from(status),
+        Err(_) => ExitCode::from(1),
+    }
 }

@@ -59,7 +59,10 @@ pub const WAIT_MS_MAX: u64 = 30_000;
 /// How long a chat request waits for a place before it is refused.
 pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Attempts that provably started nothing before a run gives up.
+/// Attempts of one run in all: a run on which every server dies must not be tried for ever.
+pub const ATTEMPTS_MAX: u32 = 100;
+
+/// Attempts of one server that provably started nothing before a run gives up.
 pub const NEVER_STARTED_MAX: u32 = 3;
 
 /// Bytes of a prompt or of stdin in a request.

@@ -238,7 +238,8 @@ pub struct RunState {
     pub saw_text: bool,
     /// The last owner.
     pub epoch: Epoch,
-    /// Attempts that provably started nothing.
+    /// Attempts of the last owner that provably started nothing. Those of an owner that died in between do not count
+    /// against the run: it was not the run's fault.
     pub never_started: u32,
     /// Sums so far.
     pub totals: Totals,
@@ -291,6 +292,9 @@ impl RunState {
             }
             EventData::RunAttemptStarted(d) => {
                 self.phase = Phase::Starting { attempt: d.attempt };
+                if d.epoch != self.epoch {
+                    self.never_started = 0;
+                }
                 self.epoch = d.epoch;
                 self.totals.attempts = d.attempt.get();
                 self.verdict = None;

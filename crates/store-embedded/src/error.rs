@@ -88,10 +88,6 @@ impl Fault {
             Self::Io { place, what } => OpenError::Io { place, what },
         }
     }
-
-    pub(crate) fn is_corrupt(&self) -> bool {
-        matches!(self, Self::Corrupt { .. })
-    }
 }
 
 impl std::fmt::Display for Fault {

@@ -85,10 +85,6 @@ impl Journal {
         Ok((Self { conn, span, since_checkpoint_bytes: 0 }, store))
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.conn
-    }
-
     pub(crate) fn span(&self) -> Span {
         self.span
     }

@@ -28,9 +28,11 @@ mod readers;
 mod shared;
 mod sqlite;
 mod store;
+mod verify;
 mod wal;
 mod witness;
 
 pub use error::OpenError;
 pub use options::{Fatal, Options};
 pub use store::EmbeddedStore;
+pub use verify::{Finding, Report, verify};

@@ -1,6 +1,7 @@
-//! The contract suite over the embedded store: reopened in order, and without a word.
+//! The contract suite over the embedded store: closed in order or dropped, answered by the library or by memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use longhaul_store::contract::Place;
 use longhaul_store::{BoxFuture, Store};
@@ -12,13 +13,13 @@ struct Directory {
     /// Whether the store is closed before it is opened again.
     closes: bool,
     /// How soon the applier acts: at once, so that the library answers; or never, so that memory does.
-    apply_after: std::time::Duration,
+    apply_after: Duration,
 }
 
 impl Directory {
     fn new(closes: bool, apply_after_ms: u64) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        Self { dir, closes, apply_after: std::time::Duration::from_millis(apply_after_ms) }
+        Self { dir, closes, apply_after: Duration::from_millis(apply_after_ms) }
     }
 
     fn start(&self) -> Arc<dyn Store> {

@@ -113,15 +113,9 @@ impl AttemptDir {
         env: &[(String, String)],
         stdin: Option<&[u8]>,
     ) -> Result<Self, AttemptError> {
-        spec.check()
-            .map_err(|rule| garbled(path.join(SPEC), rule))?;
-        let dir = Self {
-            path: path.to_owned(),
-        };
-        durable::make_dir(path).map_err(|source| AttemptError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        spec.check().map_err(|rule| garbled(path.join(SPEC), rule))?;
+        let dir = Self { path: path.to_owned() };
+        durable::make_dir(path).map_err(|source| AttemptError::Io { path: path.to_owned(), source })?;
         let write = |name: &str, bytes: &[u8]| {
             let path = dir.file(name);
             durable::write_synced(&path, bytes).map_err(|source| AttemptError::Io { path, source })
@@ -141,10 +135,7 @@ impl AttemptDir {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        durable::sync_dir(parent).map_err(|source| AttemptError::Io {
-            path: parent.to_owned(),
-            source,
-        })?;
+        durable::sync_dir(parent).map_err(|source| AttemptError::Io { path: parent.to_owned(), source })?;
         Ok(dir)
     }
 
@@ -155,17 +146,9 @@ impl AttemptDir {
     pub fn open(path: &Path) -> Result<Self, AttemptError> {
         let is_dir = std::fs::metadata(path).map(|found| found.is_dir());
         match is_dir {
-            Ok(true) => Ok(Self {
-                path: path.to_owned(),
-            }),
-            Ok(false) => Err(AttemptError::Io {
-                path: path.to_owned(),
-                source: io::ErrorKind::NotADirectory.into(),
-            }),
-            Err(source) => Err(AttemptError::Io {
-                path: path.to_owned(),
-                source,
-            }),
+            Ok(true) => Ok(Self { path: path.to_owned() }),
+            Ok(false) => Err(AttemptError::Io { path: path.to_owned(), source: io::ErrorKind::NotADirectory.into() }),
+            Err(source) => Err(AttemptError::Io { path: path.to_owned(), source }),
         }
     }
 
@@ -205,21 +188,15 @@ impl AttemptDir {
     pub fn state(&self) -> Result<AttemptState, AttemptError> {
         let lock = self.file(LOCK);
         if FileLock::is_held(&lock).map_err(|source| AttemptError::Io { path: lock, source })? {
-            return Ok(AttemptState::Alive {
-                started: self.read_started()?,
-            });
+            return Ok(AttemptState::Alive { started: self.read_started()? });
         }
         if let Some(exit) = self.read_exit()? {
-            return Ok(AttemptState::Dead {
-                exit: Box::new(exit),
-            });
+            return Ok(AttemptState::Dead { exit: Box::new(exit) });
         }
         if !self.file(SPEC).exists() {
             return Ok(AttemptState::Empty);
         }
-        Ok(AttemptState::Unsettled {
-            started: self.read_started()?,
-        })
+        Ok(AttemptState::Unsettled { started: self.read_started()? })
     }
 
     /// Gives an attempt whose shim is gone its end, under the lock, without waiting: `never_started` if no agent was
@@ -230,9 +207,7 @@ impl AttemptDir {
     /// A file cannot be read or written, or is garbled.
     pub fn settle(&self) -> Result<Settled, AttemptError> {
         match FileLock::try_exclusive(&self.file(LOCK)) {
-            Ok(lock) => self
-                .settle_under(&lock)
-                .map(|exit| Settled::Exit(Box::new(exit))),
+            Ok(lock) => self.settle_under(&lock).map(|exit| Settled::Exit(Box::new(exit))),
             Err(LockError::Held { .. }) => Ok(Settled::StillAlive),
             Err(LockError::Io { path, source }) => Err(AttemptError::Io { path, source }),
         }
@@ -271,8 +246,7 @@ impl AttemptDir {
     pub fn read_spec(&self) -> Result<Option<AttemptSpec>, AttemptError> {
         let spec: Option<AttemptSpec> = self.read(SPEC, limits::SPEC_BYTES_MAX)?;
         if let Some(spec) = &spec {
-            spec.check()
-                .map_err(|rule| garbled(self.file(SPEC), rule))?;
+            spec.check().map_err(|rule| garbled(self.file(SPEC), rule))?;
         }
         Ok(spec)
     }
@@ -301,69 +275,45 @@ impl AttemptDir {
 
     /// The blocks of the exit record, held since the attempt was made.
     pub(crate) fn reserve_exit(&self) -> Result<Reserve, AttemptError> {
-        Reserve::open(&self.path, EXIT, limits::EXIT_RESERVE_BYTES)
-            .map_err(|source| self.io(EXIT, source))
+        Reserve::open(&self.path, EXIT, limits::EXIT_RESERVE_BYTES).map_err(|source| self.io(EXIT, source))
     }
 
     /// To be called under the lock only.
     pub(crate) fn write_exit(&self, exit: &Exit) -> Result<(), AttemptError> {
         let reserve = self.reserve_exit()?;
-        reserve
-            .commit(&self.path, EXIT, &json(exit))
-            .map_err(|source| self.io(EXIT, source))
+        reserve.commit(&self.path, EXIT, &json(exit)).map_err(|source| self.io(EXIT, source))
     }
 
     pub(crate) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), AttemptError> {
         durable::replace(&self.path, name, bytes).map_err(|source| self.io(name, source))
     }
 
-    fn known<T>(
-        &self,
-        name: &str,
-        record: Option<T>,
-        version: fn(&T) -> u32,
-    ) -> Result<Option<T>, AttemptError> {
+    fn known<T>(&self, name: &str, record: Option<T>, version: fn(&T) -> u32) -> Result<Option<T>, AttemptError> {
         match record.as_ref().map(version) {
-            Some(found) if found == 0 || found > record::VERSION => Err(garbled(
-                self.file(name),
-                format!(
-                    "it has version {found}, this build knows {}",
-                    record::VERSION
-                ),
-            )),
+            Some(found) if found == 0 || found > record::VERSION => {
+                Err(garbled(self.file(name), format!("it has version {found}, this build knows {}", record::VERSION)))
+            }
             _ => Ok(record),
         }
     }
 
-    fn read<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        bytes_max: u64,
-    ) -> Result<Option<T>, AttemptError> {
+    fn read<T: DeserializeOwned>(&self, name: &str, bytes_max: u64) -> Result<Option<T>, AttemptError> {
         let path = self.file(name);
         match durable::read_small(&path, bytes_max) {
             Ok(None) => Ok(None),
-            Ok(Some(bytes)) => serde_json::from_slice(&bytes)
-                .map(Some)
-                .map_err(|error| garbled(path, error)),
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).map(Some).map_err(|error| garbled(path, error)),
             Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(garbled(path, error)),
             Err(source) => Err(AttemptError::Io { path, source }),
         }
     }
 
     fn io(&self, name: &str, source: io::Error) -> AttemptError {
-        AttemptError::Io {
-            path: self.file(name),
-            source,
-        }
+        AttemptError::Io { path: self.file(name), source }
     }
 }
 
 fn garbled(path: PathBuf, why: impl ToString) -> AttemptError {
-    AttemptError::Garbled {
-        path,
-        why: why.to_string(),
-    }
+    AttemptError::Garbled { path, why: why.to_string() }
 }
 
 /// Plain data with string keys: rendering it cannot fail.

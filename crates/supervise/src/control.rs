@@ -159,10 +159,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// It is longer than [`limits::CONTROL_LINE_BYTES_MAX`] or no such message.
 pub fn decode<'a, T: Deserialize<'a>>(line: &'a [u8]) -> io::Result<T> {
     if line.len() > limits::CONTROL_LINE_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "control line too long",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "control line too long"));
     }
     Ok(serde_json::from_slice(line)?)
 }
@@ -181,14 +178,8 @@ impl ControlClient {
     /// the epoch.
     pub fn connect(dir: &Path, epoch: u64) -> io::Result<Self> {
         let handle = File::open(dir)?;
-        let stream = UnixStream::connect(format!(
-            "/proc/self/fd/{}/{}",
-            handle.as_raw_fd(),
-            attempt::CONTROL
-        ))?;
-        let mut client = Self {
-            stream: BufReader::new(stream),
-        };
+        let stream = UnixStream::connect(format!("/proc/self/fd/{}/{}", handle.as_raw_fd(), attempt::CONTROL))?;
+        let mut client = Self { stream: BufReader::new(stream) };
         client.set_wait(limits::CONTROL_ANSWER_WAIT)?;
         client.send(&Request::Hello { v: VERSION, epoch })?;
         match client.next()? {
@@ -220,23 +211,13 @@ impl ControlClient {
     ///
     /// # Errors
     /// `WouldBlock` if none came in time.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator over io::Result would hide the time-out"
-    )]
+    #[expect(clippy::should_implement_trait, reason = "an iterator over io::Result would hide the time-out")]
     pub fn next(&mut self) -> io::Result<Option<Event>> {
         let mut line = Vec::new();
         let bytes_max = limits::CONTROL_LINE_BYTES_MAX as u64 + 1;
-        self.stream
-            .by_ref()
-            .take(bytes_max)
-            .read_until(b'\n', &mut line)?;
+        self.stream.by_ref().take(bytes_max).read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
-            return if line.is_empty() {
-                Ok(None)
-            } else {
-                Err(io::ErrorKind::UnexpectedEof.into())
-            };
+            return if line.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
         }
         decode_event(&line).map(Some)
     }
@@ -287,17 +268,11 @@ pub fn decode_event(line: &[u8]) -> io::Result<Event> {
 }
 
 fn refused(epoch: u64) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::PermissionDenied,
-        format!("the shim has seen the higher epoch {epoch}"),
-    )
+    io::Error::new(io::ErrorKind::PermissionDenied, format!("the shim has seen the higher epoch {epoch}"))
 }
 
 fn unexpected(event: &Event) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("expected hello, got {event:?}"),
-    )
+    io::Error::new(io::ErrorKind::InvalidData, format!("expected hello, got {event:?}"))
 }
 
 #[cfg(test)]
@@ -306,24 +281,15 @@ mod tests {
 
     #[test]
     fn messages_are_short_lines() {
-        assert_eq!(
-            encode(&Request::Hello { v: 1, epoch: 7 }),
-            b"{\"c\":\"hello\",\"v\":1,\"epoch\":7}\n"
-        );
+        assert_eq!(encode(&Request::Hello { v: 1, epoch: 7 }), b"{\"c\":\"hello\",\"v\":1,\"epoch\":7}\n");
         assert_eq!(encode(&Event::Grew), b"{\"e\":\"grew\"}\n");
-        let stop = Request::Stop {
-            reason: StopReason::Cancel,
-            epoch: 7,
-        };
+        let stop = Request::Stop { reason: StopReason::Cancel, epoch: 7 };
         assert_eq!(decode::<Request>(&encode(&stop)).unwrap(), stop);
     }
 
     #[test]
     fn later_events_are_unknown_not_errors() {
-        assert_eq!(
-            decode_event(b"{\"e\":\"later\",\"x\":[1]}\n").unwrap(),
-            Event::Unknown
-        );
+        assert_eq!(decode_event(b"{\"e\":\"later\",\"x\":[1]}\n").unwrap(), Event::Unknown);
         assert!(decode_event(b"{\"e\":\n").is_err());
         assert!(decode_event(&[b' '; limits::CONTROL_LINE_BYTES_MAX + 1]).is_err());
     }

@@ -24,18 +24,9 @@ pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
 
 /// Writes a new private file and makes its content durable, not yet its name.
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
-    if bytes.is_empty() {
-        Ok(())
-    } else {
-        file.sync_all()
-    }
+    if bytes.is_empty() { Ok(()) } else { file.sync_all() }
 }
 
 /// Puts a file under its name in one step; returns when content and name are durable.
@@ -58,12 +49,7 @@ impl Reserve {
     /// Opens the reserve of `name` as it was left, or makes one of `bytes` blanks.
     pub(crate) fn open(dir: &Path, name: &str, bytes: usize) -> io::Result<Self> {
         let temp = temp(dir, name);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&temp)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&temp)?;
         if file.metadata()?.len() < bytes as u64 {
             file.write_all_at(&vec![b' '; bytes], 0)?;
         }
@@ -94,10 +80,7 @@ pub(crate) fn read_small(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("longer than {bytes_max} bytes"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("longer than {bytes_max} bytes")));
     }
     Ok(Some(bytes))
 }

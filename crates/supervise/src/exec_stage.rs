@@ -25,9 +25,7 @@ pub const VERB: &str = "shim-exec";
 /// Runs the stage in the attempt's directory. `args` is what follows the verb: the shim's pid and the number of the
 /// inherited channel. Returns only if the agent did not start.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut numbers = args
-        .into_iter()
-        .map_while(|arg| arg.to_str()?.parse::<i32>().ok());
+    let mut numbers = args.into_iter().map_while(|arg| arg.to_str()?.parse::<i32>().ok());
     let (Some(shim), Some(channel)) = (numbers.next(), numbers.next()) else {
         return ExitCode::from(126);
     };
@@ -36,10 +34,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let mut channel = UnixStream::from(channel);
     let mut go = [0];
-    let error = match enter(shim)
-        .map_err(|error| of_io("setup", "", &error))
-        .and_then(|()| prepare())
-    {
+    let error = match enter(shim).map_err(|error| of_io("setup", "", &error)).and_then(|()| prepare()) {
         // An end instead of the byte: the shim is gone or gave up.
         Ok(mut agent) => match channel.read_exact(&mut go) {
             Ok(()) => exec(&mut agent),
@@ -70,14 +65,10 @@ struct Agent {
 
 fn prepare() -> Result<Agent, ExecError> {
     let dir = AttemptDir::open(Path::new(".")).map_err(|error| of_attempt("spec", &error))?;
-    let spec = dir
-        .read_spec()
-        .map_err(|error| of_attempt("spec", &error))?;
+    let spec = dir.read_spec().map_err(|error| of_attempt("spec", &error))?;
     let spec = spec.ok_or_else(|| of_io("spec", attempt::SPEC, &io::ErrorKind::NotFound.into()))?;
     let environment = dir.read_env().map_err(|error| of_attempt("env", &error))?;
-    let bad = |pair: &&(String, String)| {
-        pair.0.is_empty() || pair.0.contains(['=', '\0']) || pair.1.contains('\0')
-    };
+    let bad = |pair: &&(String, String)| pair.0.is_empty() || pair.0.contains(['=', '\0']) || pair.1.contains('\0');
     if let Some((name, _)) = environment.iter().find(bad) {
         let why = io::Error::new(io::ErrorKind::InvalidInput, "not an environment variable");
         return Err(of_io("env", name, &why));
@@ -86,10 +77,7 @@ fn prepare() -> Result<Agent, ExecError> {
     let mut command = Command::new(&spec.program);
     command.args(&spec.args).env_clear().envs(environment);
     command.env("PWD", &spec.cwd).env(MARKER_ENV, &spec.marker);
-    Ok(Agent {
-        command,
-        program: spec.program,
-    })
+    Ok(Agent { command, program: spec.program })
 }
 
 /// With an environment of its own the program is looked up in that environment's `PATH`. Source: std, `do_exec`.
@@ -101,12 +89,9 @@ fn exec(agent: &mut Agent) -> ExecError {
 fn of_attempt(step: &str, error: &AttemptError) -> ExecError {
     match error {
         AttemptError::Io { path, source } => of_io(step, &path.to_string_lossy(), source),
-        AttemptError::Garbled { path, why } => ExecError {
-            errno: 0,
-            message: clip(why),
-            path: clip(&path.to_string_lossy()),
-            step: step.to_owned(),
-        },
+        AttemptError::Garbled { path, why } => {
+            ExecError { errno: 0, message: clip(why), path: clip(&path.to_string_lossy()), step: step.to_owned() }
+        }
     }
 }
 

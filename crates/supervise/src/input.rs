@@ -112,23 +112,13 @@ pub(crate) fn frame_at(log: &File, at: u64, len: u64) -> io::Result<Option<Frame
         return Ok(None);
     }
     let epoch = u64::from_le_bytes(fixed[..8].try_into().map_err(io::Error::other)?);
-    let kind = if fixed[8] == CLOSE {
-        Kind::Close
-    } else {
-        Kind::Data
-    };
+    let kind = if fixed[8] == CLOSE { Kind::Close } else { Kind::Data };
     let id_end = FIXED_BYTES + usize::from(fixed[9]);
     if id_end > body {
         return Ok(None);
     }
     let id = String::from_utf8_lossy(&fixed[FIXED_BYTES..id_end]).into_owned();
-    Ok(Some(Frame {
-        epoch,
-        kind,
-        id,
-        payload: at + HEAD_BYTES + id_end as u64,
-        end,
-    }))
+    Ok(Some(Frame { epoch, kind, id, payload: at + HEAD_BYTES + id_end as u64, end }))
 }
 
 fn filled(log: &File, into: &mut [u8], at: u64) -> io::Result<bool> {
@@ -157,35 +147,17 @@ impl InputLog {
     /// The file cannot be read or cut; the attempt has no channel.
     pub fn open(dir: &AttemptDir) -> Result<Self, InputError> {
         let path = dir.file(attempt::INPUT);
-        let io = |source| InputError::Io {
-            path: path.clone(),
-            source,
-        };
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
+        let io = |source| InputError::Io { path: path.clone(), source };
+        let file = OpenOptions::new().read(true).append(true).mode(0o600).open(&path).map_err(io)?;
         let found = file.metadata().map_err(io)?.len();
-        let mut log = Self {
-            file,
-            path: path.clone(),
-            len: 0,
-            seen: HashSet::new(),
-            closed: false,
-            broken: false,
-        };
+        let mut log = Self { file, path: path.clone(), len: 0, seen: HashSet::new(), closed: false, broken: false };
         while let Some(frame) = frame_at(&log.file, log.len, found).map_err(io)? {
             log.len = frame.end;
             log.closed |= frame.kind == Kind::Close;
             log.seen.insert(frame.id);
         }
         if log.len < found {
-            log.file
-                .set_len(log.len)
-                .and_then(|()| log.file.sync_all())
-                .map_err(io)?;
+            log.file.set_len(log.len).and_then(|()| log.file.sync_all()).map_err(io)?;
         }
         Ok(log)
     }
@@ -216,13 +188,7 @@ impl InputLog {
         self.len
     }
 
-    fn write(
-        &mut self,
-        id: &str,
-        epoch: u64,
-        kind: u8,
-        payload: &[u8],
-    ) -> Result<Appended, InputError> {
+    fn write(&mut self, id: &str, epoch: u64, kind: u8, payload: &[u8]) -> Result<Appended, InputError> {
         if self.seen.contains(id) {
             return Ok(Appended::AlreadyThere);
         }
@@ -230,29 +196,15 @@ impl InputLog {
             return Err(InputError::Closed);
         }
         let bound = |what, len: usize, max: usize| {
-            if len <= max {
-                Ok(())
-            } else {
-                Err(InputError::TooLong {
-                    what,
-                    max: max as u64,
-                })
-            }
+            if len <= max { Ok(()) } else { Err(InputError::TooLong { what, max: max as u64 }) }
         };
         bound("an input id", id.len(), limits::INPUT_ID_BYTES_MAX)?;
         bound("an input", payload.len(), limits::INPUT_PAYLOAD_BYTES_MAX)?;
         let frame = encode(id, epoch, kind, payload);
         if self.len + frame.len() as u64 > limits::INPUT_LOG_BYTES_MAX {
-            return Err(InputError::TooLong {
-                what: "the input log",
-                max: limits::INPUT_LOG_BYTES_MAX,
-            });
+            return Err(InputError::TooLong { what: "the input log", max: limits::INPUT_LOG_BYTES_MAX });
         }
-        self.append_synced(&frame)
-            .map_err(|source| InputError::Io {
-                path: self.path.clone(),
-                source,
-            })?;
+        self.append_synced(&frame).map_err(|source| InputError::Io { path: self.path.clone(), source })?;
         self.closed = kind == CLOSE;
         self.seen.insert(id.to_owned());
         Ok(Appended::New { end: self.len })
@@ -325,32 +277,17 @@ mod tests {
     fn an_id_is_taken_once() {
         let (_temp, dir) = dir();
         let mut log = InputLog::open(&dir).unwrap();
-        let Appended::New { end } = log.append("a", 1, b"one\n").unwrap() else {
-            panic!()
-        };
-        assert_eq!(
-            log.append("a", 2, b"other\n").unwrap(),
-            Appended::AlreadyThere
-        );
+        let Appended::New { end } = log.append("a", 1, b"one\n").unwrap() else { panic!() };
+        assert_eq!(log.append("a", 2, b"other\n").unwrap(), Appended::AlreadyThere);
         drop(log);
         let mut log = InputLog::open(&dir).unwrap();
         assert_eq!(log.bytes(), end);
-        assert_eq!(
-            log.append("a", 2, b"other\n").unwrap(),
-            Appended::AlreadyThere
-        );
+        assert_eq!(log.append("a", 2, b"other\n").unwrap(), Appended::AlreadyThere);
         log.append("b", 2, b"").unwrap();
         log.close("c", 2).unwrap();
         assert!(matches!(log.append("d", 2, b"x"), Err(InputError::Closed)));
         let all = read_all(&dir).unwrap();
-        assert_eq!(
-            all,
-            [
-                ("a".into(), 1, b"one\n".to_vec()),
-                ("b".into(), 2, vec![]),
-                ("c".into(), 2, vec![])
-            ]
-        );
+        assert_eq!(all, [("a".into(), 1, b"one\n".to_vec()), ("b".into(), 2, vec![]), ("c".into(), 2, vec![])]);
     }
 
     #[test]
@@ -364,18 +301,8 @@ mod tests {
             let mut log = InputLog::open(&dir).unwrap();
             assert!(!log.holds("two"), "{keep}");
             log.append("two", 1, b"second\n").unwrap();
-            let ids: Vec<_> = read_all(&dir)
-                .unwrap()
-                .into_iter()
-                .map(|frame| (frame.0, frame.2))
-                .collect();
-            assert_eq!(
-                ids,
-                [
-                    ("one".into(), b"first\n".to_vec()),
-                    ("two".into(), b"second\n".to_vec())
-                ]
-            );
+            let ids: Vec<_> = read_all(&dir).unwrap().into_iter().map(|frame| (frame.0, frame.2)).collect();
+            assert_eq!(ids, [("one".into(), b"first\n".to_vec()), ("two".into(), b"second\n".to_vec())]);
         }
     }
 
@@ -384,14 +311,8 @@ mod tests {
         let (_temp, dir) = dir();
         let mut log = InputLog::open(&dir).unwrap();
         assert!(log.append(&"x".repeat(256), 1, b"").is_err());
-        assert!(
-            log.append("x", 1, &vec![0; limits::INPUT_PAYLOAD_BYTES_MAX + 1])
-                .is_err()
-        );
+        assert!(log.append("x", 1, &vec![0; limits::INPUT_PAYLOAD_BYTES_MAX + 1]).is_err());
         assert_eq!(log.bytes(), 0);
-        assert!(matches!(
-            log.append("x", 1, b"ok"),
-            Ok(Appended::New { .. })
-        ));
+        assert!(matches!(log.append("x", 1, b"ok"), Ok(Appended::New { .. })));
     }
 }

@@ -38,11 +38,7 @@ impl Identity {
         let Some(stat) = procfs::stat(pid)? else {
             return Ok(None);
         };
-        Ok(Some(Self {
-            pid,
-            boot_id: procfs::boot_id()?,
-            start_time: stat.start_time,
-        }))
+        Ok(Some(Self { pid, boot_id: procfs::boot_id()?, start_time: stat.start_time }))
     }
 
     /// Whether this very process still runs; a zombie does not.
@@ -80,10 +76,7 @@ impl Identity {
         let Some(stat) = procfs::stat(self.pid)? else {
             return Ok(None);
         };
-        if stat.start_time != self.start_time
-            || procfs::boot_id()? != self.boot_id
-            || ended(&handle)?
-        {
+        if stat.start_time != self.start_time || procfs::boot_id()? != self.boot_id || ended(&handle)? {
             return Ok(None);
         }
         Ok(Some(handle))
@@ -104,13 +97,7 @@ fn open(pid: i32) -> io::Result<Option<OwnedFd>> {
 
 fn ended(handle: &OwnedFd) -> io::Result<bool> {
     let mut fds = [PollFd::new(handle, PollFlags::IN)];
-    Ok(poll(
-        &mut fds,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )? > 0)
+    Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
 }
 
 /// The processes that carry this marker in the environment they were started with. Those that cleared it are not found.
@@ -153,9 +140,7 @@ pub fn kill_marked(marker: &str, bound: Duration) -> io::Result<MarkedReport> {
             let is_marked = |pid| procfs::has_env(pid, &entry);
             // The lowest first: a process whose parent is dead has another parent and would not be recognised.
             for one in procfs::descendants(pid)?.into_iter().rev() {
-                let is_below = |pid| {
-                    procfs::stat(pid).is_ok_and(|stat| stat.is_some_and(|s| s.parent == one.parent))
-                };
+                let is_below = |pid| procfs::stat(pid).is_ok_and(|stat| stat.is_some_and(|s| s.parent == one.parent));
                 if kill_if(one.pid, |pid| is_marked(pid) || is_below(pid))? {
                     note(&mut report.killed, one.pid);
                 }
@@ -198,16 +183,10 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         let own = Identity::of(pid).unwrap().unwrap();
         assert!(own.alive().unwrap());
-        let earlier = Identity {
-            start_time: own.start_time - 1,
-            ..own.clone()
-        };
+        let earlier = Identity { start_time: own.start_time - 1, ..own.clone() };
         assert!(!earlier.alive().unwrap());
         assert!(!earlier.signal(Signal::KILL).unwrap());
-        let other_boot = Identity {
-            boot_id: "x".into(),
-            ..own
-        };
+        let other_boot = Identity { boot_id: "x".into(), ..own };
         assert!(!other_boot.signal(Signal::KILL).unwrap());
     }
 }

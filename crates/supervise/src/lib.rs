@@ -33,7 +33,5 @@ pub use kill::{Identity, MarkedReport, find_marked, kill_marked};
 pub use lock::{FileLock, Holder, LockError};
 pub use order::Stream;
 pub use record::{ExecError, Exit, How, Started, Stop};
-pub use spec::{
-    AttemptSpec, CloseWhen, Limits, SpecError, Stdin, StopSignal, StopStep, WriteFrame,
-};
+pub use spec::{AttemptSpec, CloseWhen, Limits, SpecError, Stdin, StopSignal, StopStep, WriteFrame};
 pub use spool::{Batch, Follower, Line, LineLimits, Missing, SpoolCursor, SpoolLengths};

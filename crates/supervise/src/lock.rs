@@ -69,10 +69,7 @@ impl FileLock {
     /// # Errors
     /// [`LockError::Held`], or [`LockError::Io`].
     pub fn try_exclusive(path: &Path) -> Result<Self, LockError> {
-        let io = |source| LockError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| LockError::Io { path: path.to_owned(), source };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -82,14 +79,8 @@ impl FileLock {
             .open(path)
             .map_err(io)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                file,
-                handed_on: false,
-            }),
-            Err(Errno::WOULDBLOCK) => Err(LockError::Held {
-                path: path.to_owned(),
-                holder: note(&file),
-            }),
+            Ok(()) => Ok(Self { file, handed_on: false }),
+            Err(Errno::WOULDBLOCK) => Err(LockError::Held { path: path.to_owned(), holder: note(&file) }),
             Err(errno) => Err(io(errno.into())),
         }
     }
@@ -141,10 +132,7 @@ impl FileLock {
     /// The descriptor is no file, or somebody else holds the lock.
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         rustix::fs::flock(fd.as_fd(), FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self {
-            file: File::from(fd),
-            handed_on: false,
-        })
+        Ok(Self { file: File::from(fd), handed_on: false })
     }
 }
 
@@ -165,21 +153,13 @@ mod tests {
         let path = dir.path().join("lock");
         assert!(!FileLock::is_held(&path).unwrap());
         let lock = FileLock::try_exclusive(&path).unwrap();
-        let holder = Holder {
-            pid: 7,
-            address: "127.0.0.1:4437".into(),
-        };
+        let holder = Holder { pid: 7, address: "127.0.0.1:4437".into() };
         lock.write_holder(&holder).unwrap();
         assert!(FileLock::is_held(&path).unwrap());
         match FileLock::try_exclusive(&path) {
             Err(error @ LockError::Held { .. }) => {
-                assert_eq!(
-                    error.to_string(),
-                    format!("{} is held by process 7", path.display())
-                );
-                let LockError::Held { holder: found, .. } = error else {
-                    unreachable!()
-                };
+                assert_eq!(error.to_string(), format!("{} is held by process 7", path.display()));
+                let LockError::Held { holder: found, .. } = error else { unreachable!() };
                 assert_eq!(found, Some(holder));
             }
             other => panic!("{other:?}"),

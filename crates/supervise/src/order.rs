@@ -72,10 +72,7 @@ impl Switch {
         }
         let stream = *Stream::BOTH.get(usize::from(record[1]))?;
         let len = |at: usize| record[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-        Some(Self {
-            stream,
-            lens: [len(4)?, len(12)?],
-        })
+        Some(Self { stream, lens: [len(4)?, len(12)?] })
     }
 }
 
@@ -85,10 +82,7 @@ mod tests {
 
     #[test]
     fn a_flipped_bit_is_noticed() {
-        let switch = Switch {
-            stream: Stream::Stderr,
-            lens: [7, u64::MAX],
-        };
+        let switch = Switch { stream: Stream::Stderr, lens: [7, u64::MAX] };
         let record = switch.encode();
         assert_eq!(Switch::decode(&record), Some(switch));
         for bit in 0..RECORD_BYTES * 8 {

@@ -43,12 +43,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     let group = fields.next()?.parse().ok()?;
     // Field 6 (session) is next; start time is field 22.
     let start_time = fields.nth(16)?.parse().ok()?;
-    Some(Stat {
-        state,
-        parent,
-        group,
-        start_time,
-    })
+    Some(Stat { state, parent, group, start_time })
 }
 
 /// Reads `/proc/PID/stat`; `None` if there is no such process.
@@ -56,10 +51,7 @@ pub(crate) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     match fs::read(format!("/proc/{pid}/stat")) {
         Ok(text) => match parse_stat(&text) {
             Some(stat) => Ok(Some(stat)),
-            None => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("/proc/{pid}/stat is not understood"),
-            )),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat is not understood"))),
         },
         Err(error) if gone(&error) => Ok(None),
         Err(error) => Err(error),
@@ -68,20 +60,14 @@ pub(crate) fn stat(pid: i32) -> io::Result<Option<Stat>> {
 
 /// The kernel's id of this boot.
 pub(crate) fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
-        .trim_end()
-        .to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())
 }
 
 /// All process ids that are visible.
 pub(crate) fn pids() -> io::Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        if let Some(pid) = entry?
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
             found.push(pid);
         }
     }
@@ -100,10 +86,7 @@ fn children(pid: i32, into: &mut Vec<i32>) -> io::Result<()> {
         let mut path = thread.path();
         path.push("children");
         match fs::read_to_string(&path) {
-            Ok(text) => into.extend(
-                text.split_ascii_whitespace()
-                    .filter_map(|pid| pid.parse::<i32>().ok()),
-            ),
+            Ok(text) => into.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok())),
             Err(error) if gone(&error) => {
                 if stat(pid)?.is_some() && thread.path().exists() {
                     return Err(io::ErrorKind::Unsupported.into());
@@ -156,10 +139,7 @@ fn scan(root: i32) -> io::Result<Vec<Descendant>> {
     let mut all = Vec::new();
     for pid in pids()? {
         if let Ok(Some(stat)) = stat(pid) {
-            all.push(Descendant {
-                pid,
-                parent: stat.parent,
-            });
+            all.push(Descendant { pid, parent: stat.parent });
         }
     }
     let mut found: Vec<Descendant> = Vec::new();
@@ -183,10 +163,7 @@ pub(crate) fn has_env(pid: i32, entry: &[u8]) -> bool {
     let Ok(file) = fs::File::open(format!("/proc/{pid}/environ")) else {
         return false;
     };
-    BufReader::new(file)
-        .split(0)
-        .map_while(Result::ok)
-        .any(|one| one == entry)
+    BufReader::new(file).split(0).map_while(Result::ok).any(|one| one == entry)
 }
 
 /// A process id as rustix wants it.
@@ -201,15 +178,7 @@ mod tests {
     #[test]
     fn stat_survives_hostile_names() {
         let text = b"42 (a) b (c)) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1 2 3";
-        assert_eq!(
-            parse_stat(text),
-            Some(Stat {
-                state: b'S',
-                parent: 7,
-                group: 42,
-                start_time: 987_654
-            })
-        );
+        assert_eq!(parse_stat(text), Some(Stat { state: b'S', parent: 7, group: 42, start_time: 987_654 }));
         assert_eq!(parse_stat(b"42 (a"), None);
     }
 
@@ -217,15 +186,7 @@ mod tests {
     fn this_process_is_its_parents_descendant() {
         let own = i32::try_from(std::process::id()).unwrap();
         let parent = stat(own).unwrap().unwrap().parent;
-        assert!(
-            descendants(parent)
-                .unwrap()
-                .contains(&Descendant { pid: own, parent })
-        );
-        assert!(
-            scan(parent)
-                .unwrap()
-                .contains(&Descendant { pid: own, parent })
-        );
+        assert!(descendants(parent).unwrap().contains(&Descendant { pid: own, parent }));
+        assert!(scan(parent).unwrap().contains(&Descendant { pid: own, parent }));
     }
 }

@@ -31,11 +31,7 @@ pub struct Started {
 impl Started {
     /// The agent's start identity, for signalling.
     pub fn identity(&self) -> Identity {
-        Identity {
-            pid: self.pid,
-            boot_id: self.boot_id.clone(),
-            start_time: self.start_time,
-        }
+        Identity { pid: self.pid, boot_id: self.boot_id.clone(), start_time: self.start_time }
     }
 }
 
@@ -80,11 +76,7 @@ pub struct ExecError {
 impl ExecError {
     /// The exit status a shell would give: 127 if the program was not found, 126 if it cannot be run.
     pub fn shell_code(&self) -> i32 {
-        if self.errno == libc::ENOENT && self.step == "exec" {
-            127
-        } else {
-            126
-        }
+        if self.errno == libc::ENOENT && self.step == "exec" { 127 } else { 126 }
     }
 }
 
@@ -190,7 +182,5 @@ impl Exit {
 pub(crate) fn unix_ms() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-        })
+        .map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

@@ -163,10 +163,9 @@ impl WriteFrame {
     pub fn bytes(&self) -> Result<Vec<u8>, SpecError> {
         match self {
             Self::Text(text) => Ok(text.clone().into_bytes()),
-            Self::Base64(text) => BASE64.decode(text).map_err(|_| SpecError::Field {
-                field: "stop",
-                why: "a frame is not base64",
-            }),
+            Self::Base64(text) => {
+                BASE64.decode(text).map_err(|_| SpecError::Field { field: "stop", why: "a frame is not base64" })
+            }
         }
     }
 }
@@ -199,56 +198,25 @@ impl AttemptSpec {
     /// [`SpecError`] names the first rule that is broken.
     pub fn check(&self) -> Result<(), SpecError> {
         let field = |ok: bool, field, why| {
-            if ok {
-                Ok(())
-            } else {
-                Err(SpecError::Field { field, why })
-            }
+            if ok { Ok(()) } else { Err(SpecError::Field { field, why }) }
         };
         if self.version == 0 || self.version > VERSION {
-            return Err(SpecError::Version {
-                found: self.version,
-                known: VERSION,
-            });
+            return Err(SpecError::Version { found: self.version, known: VERSION });
         }
         let plain = |text: &str| !text.bytes().any(|byte| byte == 0);
         let name = |text: &str| !text.is_empty() && !text.contains('/') && !text.starts_with('.');
         field(!self.program.is_empty(), "program", "is empty")?;
         field(plain(&self.program), "program", "holds a NUL byte")?;
-        field(
-            self.args.iter().all(|arg| plain(arg)),
-            "args",
-            "hold a NUL byte",
-        )?;
-        field(
-            self.cwd.starts_with('/') && plain(&self.cwd),
-            "cwd",
-            "is not an absolute path",
-        )?;
-        field(
-            !self.marker.is_empty() && plain(&self.marker),
-            "marker",
-            "is empty or holds a NUL byte",
-        )?;
+        field(self.args.iter().all(|arg| plain(arg)), "args", "hold a NUL byte")?;
+        field(self.cwd.starts_with('/') && plain(&self.cwd), "cwd", "is not an absolute path")?;
+        field(!self.marker.is_empty() && plain(&self.marker), "marker", "is empty or holds a NUL byte")?;
         if let Stdin::File { name: file } = &self.stdin {
-            field(
-                name(file) && plain(file),
-                "stdin",
-                "is not a plain file name",
-            )?;
+            field(name(file) && plain(file), "stdin", "is not a plain file name")?;
         }
-        field(
-            self.stop.len() <= limits::STOP_STEPS_MAX,
-            "stop",
-            "has too many steps",
-        )?;
+        field(self.stop.len() <= limits::STOP_STEPS_MAX, "stop", "has too many steps")?;
         for step in &self.stop {
             if let StopStep::Write { frame, .. } = step {
-                field(
-                    frame.bytes()?.len() <= limits::STOP_FRAME_BYTES_MAX,
-                    "stop",
-                    "has a frame that is too long",
-                )?;
+                field(frame.bytes()?.len() <= limits::STOP_FRAME_BYTES_MAX, "stop", "has a frame that is too long")?;
             }
         }
         Ok(())
@@ -268,26 +236,13 @@ mod tests {
             program: "claude".into(),
             args: vec!["-p".into()],
             cwd: "/".into(),
-            stdin: Stdin::Channel {
-                close_when: Some(CloseWhen::JsonType {
-                    value: "result".into(),
-                }),
-            },
-            limits: Limits {
-                output_bytes_max: 1 << 30,
-                idle_ms: None,
-            },
+            stdin: Stdin::Channel { close_when: Some(CloseWhen::JsonType { value: "result".into() }) },
+            limits: Limits { output_bytes_max: 1 << 30, idle_ms: None },
             deadline_ms: Some(1000),
             drain_ms: 500,
             stop: vec![
-                StopStep::Write {
-                    frame: WriteFrame::new(b"{}\n"),
-                    wait_ms: 50,
-                },
-                StopStep::Signal {
-                    signal: StopSignal::Term,
-                    wait_ms: 5000,
-                },
+                StopStep::Write { frame: WriteFrame::new(b"{}\n"), wait_ms: 50 },
+                StopStep::Signal { signal: StopSignal::Term, wait_ms: 5000 },
             ],
         }
     }
@@ -318,22 +273,11 @@ mod tests {
             change(&mut spec);
             spec.check().unwrap_err().to_string()
         };
+        assert_eq!(broken(|s| s.version = 2), "spec has version 2, this build knows up to 1");
+        assert_eq!(broken(|s| s.cwd = "tmp".into()), "spec field `cwd`: is not an absolute path");
+        assert_eq!(broken(|s| s.args = vec!["a\0".into()]), "spec field `args`: hold a NUL byte");
         assert_eq!(
-            broken(|s| s.version = 2),
-            "spec has version 2, this build knows up to 1"
-        );
-        assert_eq!(
-            broken(|s| s.cwd = "tmp".into()),
-            "spec field `cwd`: is not an absolute path"
-        );
-        assert_eq!(
-            broken(|s| s.args = vec!["a\0".into()]),
-            "spec field `args`: hold a NUL byte"
-        );
-        assert_eq!(
-            broken(|s| s.stdin = Stdin::File {
-                name: "../x".into()
-            }),
+            broken(|s| s.stdin = Stdin::File { name: "../x".into() }),
             "spec field `stdin`: is not a plain file name"
         );
     }

@@ -83,10 +83,7 @@ pub struct SpoolLengths {
 
 impl From<&Exit> for SpoolLengths {
     fn from(exit: &Exit) -> Self {
-        Self {
-            stdout: exit.stdout_bytes,
-            stderr: exit.stderr_bytes,
-        }
+        Self { stdout: exit.stdout_bytes, stderr: exit.stderr_bytes }
     }
 }
 
@@ -155,8 +152,7 @@ impl Window {
 
     /// The bytes from `from` to `to`, which lie in the window.
     fn slice(&self, from: u64, to: u64) -> Bytes {
-        self.bytes
-            .slice((from - self.base) as usize..(to - self.base) as usize)
+        self.bytes.slice((from - self.base) as usize..(to - self.base) as usize)
     }
 
     fn tail(&self, from: u64, to: u64) -> &[u8] {
@@ -179,14 +175,9 @@ impl Follower {
     /// # Errors
     /// A file is not there or cannot be opened.
     pub fn open(dir: &AttemptDir, cursor: SpoolCursor, limits: LineLimits) -> io::Result<Self> {
-        let limits = LineLimits {
-            part_bytes_max: limits.part_bytes_max.max(1),
-        };
+        let limits = LineLimits { part_bytes_max: limits.part_bytes_max.max(1) };
         Ok(Self {
-            files: [
-                File::open(dir.file("stdout"))?,
-                File::open(dir.file("stderr"))?,
-            ],
+            files: [File::open(dir.file("stdout"))?, File::open(dir.file("stderr"))?],
             order: File::open(dir.file(attempt::ORDER))?,
             limits,
             cursor,
@@ -207,12 +198,7 @@ impl Follower {
     ///
     /// # Errors
     /// A file cannot be read. Lines of this batch are lost with it: open a new follower at the last cursor.
-    pub fn batch(
-        &mut self,
-        bytes_max: usize,
-        lines_max: usize,
-        ended: Option<SpoolLengths>,
-    ) -> io::Result<Batch> {
+    pub fn batch(&mut self, bytes_max: usize, lines_max: usize, ended: Option<SpoolLengths>) -> io::Result<Batch> {
         let mut batch = Batch::default();
         self.look(ended, &mut batch)?;
         let mut bytes = 0;
@@ -255,11 +241,7 @@ impl Follower {
                 self.cursor.lane(stream).arrived = lane.arrived.min(len.max(lane.start));
                 if !self.reported[index] {
                     self.reported[index] = true;
-                    batch.missing.push(Missing {
-                        stream,
-                        from: len,
-                        to: expected,
-                    });
+                    batch.missing.push(Missing { stream, from: len, to: expected });
                 }
             }
         }
@@ -276,52 +258,26 @@ impl Follower {
         };
         let part_max = self.limits.part_bytes_max as u64;
         loop {
-            let LaneCursor {
-                start,
-                arrived,
-                part,
-            } = self.cursor.at(stream);
+            let LaneCursor { start, arrived, part } = self.cursor.at(stream);
             if arrived >= limit {
                 return Ok(None);
             }
             self.fill(stream)?;
             // One byte more than a part: only it tells a full line from a part.
-            let to = limit
-                .min(self.windows[index].end())
-                .min(start + part_max + 1);
+            let to = limit.min(self.windows[index].end()).min(start + part_max + 1);
             let found = memchr::memchr(b'\n', self.windows[index].tail(arrived, to));
             if let Some(at) = found {
                 let end = arrived + at as u64;
                 let bytes = self.bytes(stream, start, end)?;
-                *self.cursor.lane(stream) = LaneCursor {
-                    start: end + 1,
-                    arrived: end + 1,
-                    part: 0,
-                };
+                *self.cursor.lane(stream) = LaneCursor { start: end + 1, arrived: end + 1, part: 0 };
                 let part = (part > 0).then_some(part);
-                return Ok(Some(Line {
-                    stream,
-                    bytes,
-                    newline: true,
-                    part,
-                    after: self.cursor,
-                }));
+                return Ok(Some(Line { stream, bytes, newline: true, part, after: self.cursor }));
             }
             if to > start + part_max {
                 let end = start + part_max;
                 let bytes = self.bytes(stream, start, end)?;
-                *self.cursor.lane(stream) = LaneCursor {
-                    start: end,
-                    arrived: end,
-                    part: part + 1,
-                };
-                return Ok(Some(Line {
-                    stream,
-                    bytes,
-                    newline: false,
-                    part: Some(part),
-                    after: self.cursor,
-                }));
+                *self.cursor.lane(stream) = LaneCursor { start: end, arrived: end, part: part + 1 };
+                return Ok(Some(Line { stream, bytes, newline: false, part: Some(part), after: self.cursor }));
             }
             self.cursor.lane(stream).arrived = to;
         }
@@ -343,8 +299,7 @@ impl Follower {
             return Ok(false);
         }
         // What `order` does not know of after a power cut comes last, stdout first.
-        let behind =
-            |stream: &Stream| self.cursor.at(*stream).arrived < self.visible[stream.index()];
+        let behind = |stream: &Stream| self.cursor.at(*stream).arrived < self.visible[stream.index()];
         match Stream::BOTH.into_iter().find(behind) {
             Some(stream) if ended => {
                 self.cursor.current = Some(stream);
@@ -357,26 +312,12 @@ impl Follower {
     /// An unfinished line at the very end.
     fn last_line(&mut self) -> io::Result<Option<Line>> {
         for stream in Stream::BOTH {
-            let LaneCursor {
-                start,
-                arrived,
-                part,
-            } = self.cursor.at(stream);
+            let LaneCursor { start, arrived, part } = self.cursor.at(stream);
             if arrived > start {
                 let bytes = self.bytes(stream, start, arrived)?;
-                *self.cursor.lane(stream) = LaneCursor {
-                    start: arrived,
-                    arrived,
-                    part: 0,
-                };
+                *self.cursor.lane(stream) = LaneCursor { start: arrived, arrived, part: 0 };
                 let part = (part > 0).then_some(part);
-                return Ok(Some(Line {
-                    stream,
-                    bytes,
-                    newline: false,
-                    part,
-                    after: self.cursor,
-                }));
+                return Ok(Some(Line { stream, bytes, newline: false, part, after: self.cursor }));
             }
         }
         Ok(None)
@@ -390,11 +331,7 @@ impl Follower {
         if window.base <= arrived && arrived < window.end() {
             return Ok(());
         }
-        let base = if arrived - start <= TAIL_BYTES {
-            start
-        } else {
-            arrived
-        };
+        let base = if arrived - start <= TAIL_BYTES { start } else { arrived };
         let bytes = (self.visible[index] - base).min((arrived - base) + WINDOW_BYTES as u64);
         let bytes = self.read(stream, base, bytes as usize)?;
         self.windows[index] = Window { base, bytes };
@@ -419,14 +356,8 @@ impl Follower {
     /// The next switch, if a whole one is there.
     fn peek(&mut self) -> io::Result<Option<Switch>> {
         loop {
-            let ahead = self
-                .cursor
-                .order
-                .checked_sub(self.switches.base)
-                .map(|at| at as usize);
-            if let Some(record) =
-                ahead.and_then(|at| self.switches.bytes.get(at..at + RECORD_BYTES))
-            {
+            let ahead = self.cursor.order.checked_sub(self.switches.base).map(|at| at as usize);
+            if let Some(record) = ahead.and_then(|at| self.switches.bytes.get(at..at + RECORD_BYTES)) {
                 let record = record.try_into().map_err(io::Error::other)?;
                 return Ok(Switch::decode(record));
             }

@@ -3,10 +3,7 @@
 //! Job: closing inherited descriptors, taking over one by number, and default signal dispositions.
 //! Owns: nothing. Never: is called by anything but the first lines of the shim and of its exec stage, while these are
 //! the only thread and hold no descriptor of their own.
-#![expect(
-    unsafe_code,
-    reason = "close_range, sigaction and from_raw_fd have no safe form in std, rustix or nix"
-)]
+#![expect(unsafe_code, reason = "close_range, sigaction and from_raw_fd have no safe form in std, rustix or nix")]
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
@@ -18,11 +15,7 @@ fn close_range(first: RawFd, flags: libc::c_uint) -> io::Result<()> {
     let first = libc::c_uint::try_from(first).map_err(|_| io::ErrorKind::InvalidInput)?;
     // SAFETY: close_range takes three integers and touches no memory. The callers own no descriptor in the range.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, flags) };
-    if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Closes every descriptor from `first` on. To be called before the process opens its first own one.
@@ -56,15 +49,7 @@ pub(crate) fn default_signals() {
         let old = std::ptr::null_mut::<u64>();
         // SAFETY: the kernel reads at most 40 bytes of DEFAULT and writes nothing. No handler is installed. KILL and
         // STOP are refused, which is harmless.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                DEFAULT.as_ptr(),
-                old,
-                SET_BYTES,
-            )
-        };
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), old, SET_BYTES) };
     }
 }
 

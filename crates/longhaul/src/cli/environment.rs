@@ -24,7 +24,8 @@ impl Environment {
         Self { vars: std::env::vars_os().collect(), cwd: std::env::current_dir().ok() }
     }
 
-    /// An environment made of these variables, for tests and for callers that bring their own.
+    /// An environment made of these variables.
+    #[cfg(test)]
     pub fn of<'a>(vars: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self { vars: vars.into_iter().map(|(k, v)| (k.into(), v.into())).collect(), cwd: None }
     }
@@ -54,6 +55,11 @@ impl Environment {
         self.text("LONGHAUL_RUN_ID")
     }
 
+    /// The project of the run around us: `LONGHAUL_PROJECT`.
+    pub fn project(&self) -> Option<&str> {
+        self.text("LONGHAUL_PROJECT")
+    }
+
     /// Whether `NO_COLOR` asks for none. Source: no-color.org.
     pub fn no_color(&self) -> bool {
         self.text("NO_COLOR").is_some() || self.text("TERM") == Some("dumb")
@@ -76,13 +82,12 @@ impl Environment {
         user.into_iter().chain([PathBuf::from("/etc/longhaul/config.toml")]).collect()
     }
 
-    /// Every variable that is text, without the token and without what names a run or server around us.
+    /// Every variable that is text, without our own: the token, and what names a run or a server around us.
     pub fn captured(&self) -> BTreeMap<String, String> {
-        let ours = [TOKEN, "LONGHAUL_RUN_ID", "LONGHAUL_SERVER"];
         self.vars
             .iter()
             .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
-            .filter(|(name, _)| !name.is_empty() && !name.contains('=') && !ours.contains(&&**name))
+            .filter(|(name, _)| !name.is_empty() && !name.contains('=') && !name.starts_with("LONGHAUL_"))
             .collect()
     }
 

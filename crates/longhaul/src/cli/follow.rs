@@ -39,14 +39,16 @@ pub enum Show {
 }
 
 impl Show {
-    fn step(&mut self, event: &longhaul_model::Event, wire: String) -> Vec<Ink> {
+    /// What an event looks like.
+    pub fn step(&mut self, event: &longhaul_model::Event, wire: String) -> Vec<Ink> {
         match self {
             Self::Human(renderer) => renderer.event(event),
             Self::Json => vec![Ink::Out(format!("{wire}\n").into_bytes())],
         }
     }
 
-    fn close(&mut self) -> Vec<Ink> {
+    /// Ends an open line.
+    pub fn close(&mut self) -> Vec<Ink> {
         match self {
             Self::Human(renderer) => renderer.close(),
             Self::Json => Vec::new(),
@@ -111,7 +113,9 @@ pub async fn follow(
             }
             Some(Ok(Step::Launched(launched))) => {
                 screen.put(&show.close())?;
+                screen.hint("the server is gone; the run goes on");
                 session.say_launched(&launched);
+                said = false;
             }
             Some(Ok(Step::Done)) => break,
             Some(Err(error)) => {

@@ -16,6 +16,7 @@ use super::escape::{self, Filter};
 use super::screen::{Ink, Paint, Screen};
 
 use agent::Messages;
+pub use finish::{show_cost, show_usage};
 
 /// What the reader asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

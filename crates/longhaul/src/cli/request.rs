@@ -11,11 +11,15 @@ use longhaul_model::{ProjectId, RunId, limits};
 
 use super::duration;
 use super::environment::{Environment, TOKEN};
+use super::escape::one_line;
 use super::run::{Args, Permit};
 use super::trouble::Trouble;
 
 /// The harness that is any command.
 pub const EXEC: &str = "exec";
+
+/// Characters of an argument that may become a part of a command's name.
+const NAME_WORD_CHARS_MAX: usize = 24;
 
 /// What should be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +64,15 @@ impl Work {
             [] => Err(Trouble::new("there is no command after --").help("for example: longhaul run -- make test")),
             [program, args @ ..] => Ok(Self::Command { program: program.clone(), args: args.to_vec() }),
         };
-        let Some(harness) = &args.harness else { return command(&args.command) };
+        let Some(harness) = &args.harness else {
+            if args.command.is_empty() {
+                return Err(Trouble::new("there is nothing to run")
+                    .help("an agent:   longhaul run claude \"explain this project\"")
+                    .help("a command:  longhaul run -- make test")
+                    .help("a trial:    longhaul run demo"));
+            }
+            return command(&args.command);
+        };
         let (harness, slash_model) = match harness.split_once('/') {
             Some((harness, model)) if !model.is_empty() => (harness, Some(model.to_owned())),
             Some((harness, _)) => (harness, None),
@@ -116,6 +128,7 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
             request.command = Some(program.clone());
             request.args = (!words.is_empty()).then(|| words.clone());
             request.stdin = text;
+            request.name = request.name.or_else(|| name_of(program, words));
             refuse_for_command(args)?;
         }
     }
@@ -139,6 +152,15 @@ fn run_id(args: &Args) -> Result<RunId, Trouble> {
         None => Ok(RunId::from_uuid(uuid::Uuid::now_v7())),
         Some(id) => RunId::parse(id).map_err(|error| Trouble::new(format!("--id {id:?}: {error}"))),
     }
+}
+
+/// A name for a command that was given none, so that a list tells commands apart: `make test`, `sleep 30`. No more of the
+/// arguments: they may hold secrets, and a name is kept.
+fn name_of(program: &str, words: &[String]) -> Option<String> {
+    let program = Path::new(program).file_name()?.to_string_lossy().into_owned();
+    let word = words.first().filter(|word| !word.starts_with('-') && word.chars().count() <= NAME_WORD_CHARS_MAX);
+    let name = one_line(&word.map_or(program.clone(), |word| format!("{program} {word}")));
+    (!name.is_empty() && name.len() <= limits::ID_BYTES_MAX).then_some(name)
 }
 
 fn refuse_for_command(args: &Args) -> Result<(), Trouble> {
@@ -273,8 +295,10 @@ mod tests {
             assert_eq!(Work::of(&args(words)).unwrap(), want, "{words}");
         }
         assert!(Work::of(&args("claude/x --model y")).is_err());
-        assert!(Work::of(&args("exec")).is_err());
-        for bad in ["", "--timeout", "-f f -- ls", "demo --permissions root"] {
+        for nothing in ["exec", "", "--", "-d"] {
+            assert!(Work::of(&args(nothing)).is_err(), "{nothing}");
+        }
+        for bad in ["--timeout", "-f f -- ls", "demo --permissions root"] {
             assert!(Only::try_parse_from(["run"].into_iter().chain(bad.split_whitespace())).is_err(), "{bad}");
         }
     }
@@ -299,6 +323,20 @@ mod tests {
         let remote = build(&args, &work, None, &place(false)).unwrap();
         assert_eq!(remote.captured_env, None, "variables do not leave this host");
         assert_eq!(remote.cwd.as_deref(), Some("/"), "what was named is sent");
+    }
+
+    #[test]
+    fn commands_without_a_name_get_one() {
+        for (words, want) in [
+            (&["/usr/bin/make", "test", "-j"][..], Some("make test")),
+            (&["sh", "-c", "echo secret"], Some("sh")),
+            (&["curl", "https://user:password@host.example/path"], Some("curl")),
+            (&["a\nb"], Some("a b")),
+            (&["/"], None),
+        ] {
+            let rest: Vec<String> = words[1..].iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(name_of(words[0], &rest).as_deref(), want, "{words:?}");
+        }
     }
 
     #[test]

@@ -41,11 +41,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
                     .help(format!("see what it waits for: longhaul why {id}")));
             }
         }
-        client.delete(&one.project, &one.id).await.map_err(|error| {
-            let ended = error.code() != Some("run_not_ended");
-            let trouble = Trouble::from(error);
-            if ended { trouble } else { Trouble { what: format!("run {id} is not over: {}", trouble.what), ..trouble } }
-        })?;
+        client.delete(&one.project, &one.id).await?;
         session.screen.out(&format!("{id}  erased\n"))?;
     }
     Ok(0)

@@ -51,7 +51,7 @@ pub enum Permit {
 )]
 pub struct Args {
     /// Agent to run: claude, codex, demo, …; after a slash its model
-    #[arg(value_name = "HARNESS[/MODEL]", required_unless_present = "command")]
+    #[arg(value_name = "HARNESS[/MODEL]")]
     pub harness: Option<String>,
     /// What it is to do; without it the prompt is read from --file or from a pipe
     #[arg(value_name = "PROMPT")]

@@ -15,7 +15,7 @@ use super::trouble::Trouble;
 use crate::client::{Client, Finder, Launched, Origin, Settings, Starting};
 
 /// The version of this program.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub const VERSION: &str = crate::VERSION;
 
 /// What a verb works with.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ impl Session {
     /// A configuration file or an option cannot be used.
     pub fn new(global: Global, environment: Environment) -> Result<Self, Trouble> {
         let settings = Settings::load(&environment.config_files(), environment.cwd.as_deref())?;
-        let project = match global.project.as_deref().or(settings.project.as_deref()) {
+        let named = global.project.as_deref().or(environment.project()).or(settings.project.as_deref());
+        let project = match named {
             Some(name) => ProjectId::parse(name).map_err(|error| Trouble::new(format!("project {name:?}: {error}")))?,
             None => project::of_directory(environment.cwd.as_deref()),
         };

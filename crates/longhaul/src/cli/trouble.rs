@@ -101,18 +101,18 @@ fn refusal(trouble: Trouble, detail: &longhaul_api::error::ErrorDetail) -> Troub
     match detail.code.as_str() {
         "unknown_harness" => {
             let trouble = match list("harnesses") {
-                Some(names) => trouble.help(format!("there are: {names}")),
-                None => trouble,
+                Some(names) if !trouble.what.contains(&names) => trouble.help(format!("there are: {names}")),
+                Some(_) | None => trouble,
             };
             trouble.help("to run a command: longhaul run -- COMMAND ARGS…")
         }
         "harness_missing" => match facts("install").and_then(|install| install.as_str()) {
-            Some(install) => trouble.help(format!("install it: {install}")),
-            None => trouble,
+            Some(install) if !trouble.what.contains(install) => trouble.help(format!("install it: {install}")),
+            Some(_) | None => trouble,
         }
         .status(127),
         "unauthorized" => trouble.help("give a token: --token, LONGHAUL_TOKEN, or token_file in the config file"),
-        "run_not_ended" => trouble.help("cancel it first, or: longhaul rm -f RUN"),
+        "run_not_ended" => trouble.help("both at once: longhaul rm -f RUN"),
         "run_conflict" => trouble.help("take another --id, or leave it out"),
         "saturated" | "queue_full" | "store_busy" => trouble.help("try again in a moment; see: longhaul ps"),
         "store_full" => trouble.help("make room on the disk of the data directory; see: longhaul server status"),

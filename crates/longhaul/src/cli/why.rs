@@ -42,7 +42,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
 }
 
 fn page(why: &Why, now: Timestamp) -> String {
-    let mut lines = vec![format!("{} (since {})", one_line(&why.cause), ago(why.since, now))];
+    let mut lines = vec![one_line(&why.cause), format!("since: {}", ago(why.since, now))];
     if why.owner != "nobody" {
         lines.push(format!("to act: {}", one_line(&why.owner)));
     }
@@ -83,7 +83,7 @@ mod tests {
         };
         assert_eq!(
             page(&why, Timestamp::from_unix_ms(61_000)),
-            "the agent is silent (since 1m ago)\nto act: agent\nat the latest in 1h: its deadline ends it\n- process 7 is alive\n"
+            "the agent is silent\nsince: 1m ago\nto act: agent\nat the latest in 1h: its deadline ends it\n- process 7 is alive\n"
         );
     }
 }

@@ -3,7 +3,6 @@
 //! Job: build the request, bound its time, tell an answer from a refusal.
 //! Owns: the connection pool, the address and the token. Never: retries by itself, uses a proxy, follows a redirect.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use longhaul_api::error::ErrorDetail;
@@ -13,6 +12,8 @@ use reqwest::header::{ACCEPT, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+
+use crate::serve::LISTEN_DEFAULT;
 
 use super::error::ClientError;
 
@@ -222,6 +223,7 @@ impl Client {
         let pairs = [("project", project.to_string()), ("wait_ms", wait.as_millis().to_string())];
         let mut body = Map::new();
         body.insert("op_id".into(), op_id.into());
+        body.insert("by".into(), "cli".into());
         if let Some(reason) = reason {
             body.insert("reason".into(), reason.into());
         }
@@ -342,7 +344,7 @@ fn base_of(address: &str) -> Result<String, ClientError> {
     let mut base = format!("http://{rest}");
     let port = if rest.starts_with('[') { rest.rsplit_once("]:").map(|(_, p)| p) } else { rest.split_once(':').map(|(_, p)| p) };
     match port {
-        None => write!(base, ":{}", super::launch::DEFAULT_PORT).map_err(|_| bad("no port"))?,
+        None => base.push_str(LISTEN_DEFAULT.trim_start_matches(|c| c != ':')),
         Some(port) if port.parse::<u16>().is_ok_and(|p| p > 0) => {}
         Some(_) => return Err(bad("the port must be a number from 1 to 65535")),
     }

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use longhaul_supervise::kill::MARKER_ENV;
 use longhaul_supervise::{FileLock, LockError};
+
+use crate::serve::LISTEN_DEFAULT;
 
 use super::error::ClientError;
 use super::find::{LocalServer, local_server};
-
-/// The port a server takes if it is free.
-pub const DEFAULT_PORT: u16 = 4437;
 
 /// How long a server may take until it answers: recovery of many runs included.
 pub const LAUNCH_PATIENCE: Duration = Duration::from_secs(60);
@@ -191,13 +191,13 @@ fn spawn(data_dir: &Path, listen: Option<&str>, log: &Path) -> Result<Child, Lau
         Some(listen) => {
             command.args(["--listen", listen]);
         }
-        None if TcpListener::bind(("127.0.0.1", DEFAULT_PORT)).is_err() => {
+        None if TcpListener::bind(LISTEN_DEFAULT).is_err() => {
             command.args(["--listen", "127.0.0.1:0"]);
         }
         None => {}
     }
     // What names a server, a run or a secret of this caller is not the server's.
-    for name in ["LONGHAUL_TOKEN", "LONGHAUL_SERVER", "LONGHAUL_RUN_ID"] {
+    for name in ["LONGHAUL_TOKEN", "LONGHAUL_SERVER", "LONGHAUL_RUN_ID", "LONGHAUL_PROJECT", MARKER_ENV] {
         command.env_remove(name);
     }
     command

@@ -105,7 +105,8 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
             .into();
             let again = matches!(exit.how, ExitHow::NeverStarted { error: None })
                 && state.cancel.is_none()
-                && state.never_started + 1 < limits::NEVER_STARTED_MAX;
+                && state.never_started + 1 < limits::NEVER_STARTED_MAX
+                && state.totals.attempts < limits::ATTEMPTS_MAX;
             if again {
                 return Ok(vec![exited]);
             }

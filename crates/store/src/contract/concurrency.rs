@@ -7,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::Place;
 use super::fixture::{append, create, event, events, finish, key, made, must, put, read_all, record};
-use crate::{CommitError, ReadLimit, RecordKey, RunFilter, Store, StoreError};
+use crate::{CommitError, ReadLimit, RecordKey, RunFilter, StoreError};
 
 const WRITERS: u64 = 64;
 

@@ -65,7 +65,7 @@ impl Histories {
         let mut mirrored = Commit::default();
         let r = &mut self.random;
         if r.once_in(5) {
-            let made = key(r.pick(&["p", "q"]), &format!("r{}", r.below(40)));
+            let made = key(*r.pick(&["p", "q"]), &format!("r{}", r.below(40)));
             let count = r.below(4);
             let mut row = row(&made);
             row.status = *r.pick(&Status::ALL);
@@ -113,7 +113,7 @@ impl Histories {
             mirrored.records.push(w);
         }
         if r.once_in(25) {
-            let erased = key(r.pick(&["p", "q"]), &format!("r{}", r.below(40)));
+            let erased = key(*r.pick(&["p", "q"]), &format!("r{}", r.below(40)));
             commit.erase = Some(erased.clone());
             mirrored.erase = Some(erased);
         }
@@ -130,7 +130,15 @@ impl Histories {
         let limit = ReadLimit { events_max: self.random.below(6) as usize, bytes_max: 1 << 20 };
         let (left, right) =
             (tested.read(pair.tested, after, limit).await, reference.read(pair.reference, after, limit).await);
-        assert_eq!(left, right, "seed {SEED:#x}, step {step}, run {}", pair.key);
+        match (left, right) {
+            // A page may end before its limit, where a store goes from one place to another, but it gets further.
+            (Ok(left), Ok(right)) => {
+                assert_eq!((left.earliest, left.tail), (right.earliest, right.tail));
+                assert_eq!(left.events.is_empty(), right.events.is_empty());
+                assert_eq!(left.events, right.events[..left.events.len()], "seed {SEED:#x}, step {step}");
+            }
+            (left, right) => assert_eq!(left, right, "seed {SEED:#x}, step {step}, run {}", pair.key),
+        }
         assert_eq!(tested.head(pair.tested).await, reference.head(pair.reference).await);
         let run = tested.run(&pair.key).await.map(|row| row.map(|row| self.as_reference(row)));
         assert_eq!(run, reference.run(&pair.key).await);

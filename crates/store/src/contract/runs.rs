@@ -180,8 +180,8 @@ pub async fn an_erased_run_is_gone_and_its_key_is_free(place: &dyn Place) {
     // Erased and made again in commits that may be durable together.
     let first = made(&*store, &k, 1).await;
     let commits = [Commit { erase: Some(k.clone()), ..Commit::default() }, create(&k, 2)];
-    let [erase, create] = commits.map(|commit| store.commit(commit));
-    let (erased, created) = tokio::join!(erase, create);
+    let [erasing, creating] = commits.map(|commit| store.commit(commit));
+    let (erased, created) = tokio::join!(erasing, creating);
     erased.unwrap();
     let second = created.unwrap().created.unwrap();
     assert_ne!(first, second);

@@ -35,12 +35,7 @@ pub(super) struct Clients {
 
 impl Clients {
     pub(super) fn new(listener: UnixListener) -> Self {
-        Self {
-            listener,
-            list: Vec::new(),
-            grew_at: None,
-            grew_due: None,
-        }
+        Self { listener, list: Vec::new(), grew_at: None, grew_due: None }
     }
 
     pub(super) fn listener(&self) -> BorrowedFd<'_> {
@@ -49,9 +44,7 @@ impl Clients {
 
     /// The connections to poll, each with whether it has bytes to send.
     pub(super) fn wanted(&self) -> impl Iterator<Item = (BorrowedFd<'_>, bool)> {
-        self.list
-            .iter()
-            .map(|client| (client.stream.as_fd(), !client.outbox.is_empty()))
+        self.list.iter().map(|client| (client.stream.as_fd(), !client.outbox.is_empty()))
     }
 
     /// When a held back `grew` is due.
@@ -62,12 +55,8 @@ impl Clients {
     pub(super) fn accept(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             let own = rustix::process::geteuid();
-            let same_user =
-                rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == own);
-            if !same_user
-                || self.list.len() >= limits::CONTROL_CLIENTS_MAX
-                || stream.set_nonblocking(true).is_err()
-            {
+            let same_user = rustix::net::sockopt::socket_peercred(&stream).is_ok_and(|peer| peer.uid == own);
+            if !same_user || self.list.len() >= limits::CONTROL_CLIENTS_MAX || stream.set_nonblocking(true).is_err() {
                 continue;
             }
             self.list.push(Client {
@@ -93,11 +82,7 @@ impl Clients {
         match client.stream.read(&mut piece) {
             Ok(0) => client.gone = true,
             Ok(read) => client.inbox.extend_from_slice(&piece[..read]),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
             Err(_) => client.gone = true,
         }
         let mut start = 0;
@@ -158,10 +143,7 @@ impl Clients {
     /// The spool has grown: says so now, or soon if it was said just before.
     pub(super) fn grew(&mut self, now: Instant) {
         if self.grew_due.is_none() && self.list.iter().any(|client| client.watching) {
-            self.grew_due = Some(
-                self.grew_at
-                    .map_or(now, |at| now.max(at + limits::GREW_EVERY)),
-            );
+            self.grew_due = Some(self.grew_at.map_or(now, |at| now.max(at + limits::GREW_EVERY)));
         }
     }
 

@@ -21,11 +21,7 @@ pub(super) struct Closer {
 
 impl Closer {
     pub(super) fn new(value: String, spool: File) -> Self {
-        Self {
-            value,
-            spool,
-            line_start: 0,
-        }
+        Self { value, spool, line_start: 0 }
     }
 
     /// Looks at bytes that were appended to stdout at `base`; whether a line of them says close.
@@ -37,11 +33,7 @@ impl Closer {
                 Some(start) => self.matches(serde_json::from_slice(&bytes[start as usize..at])),
                 None if end - self.line_start > limits::CLOSE_LINE_BYTES_MAX => false,
                 None => {
-                    let line = Span {
-                        file: &self.spool,
-                        at: self.line_start,
-                        end,
-                    };
+                    let line = Span { file: &self.spool, at: self.line_start, end };
                     self.matches(serde_json::from_reader(BufReader::new(line)))
                 }
             };
@@ -64,9 +56,7 @@ struct Span<'a> {
 
 impl Read for Span<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let bytes = into
-            .len()
-            .min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
+        let bytes = into.len().min(usize::try_from(self.end - self.at).unwrap_or(usize::MAX));
         let read = self.file.read_at(&mut into[..bytes], self.at)?;
         self.at += read as u64;
         Ok(read)
@@ -166,10 +156,7 @@ mod tests {
     fn only_a_whole_object_of_that_type_closes() {
         let table = [
             ("{\"type\":\"result\"}\n", 1),
-            (
-                "  {\"a\":[{\"type\":\"x\"}],\"type\":\"result\",\"b\":{}}\r\n",
-                1,
-            ),
+            ("  {\"a\":[{\"type\":\"x\"}],\"type\":\"result\",\"b\":{}}\r\n", 1),
             ("{\"\\u0074ype\":\"res\\u0075lt\"}\n", 1),
             ("{\"type\":\"result\"}", 0),
             ("{\"type\":\"result\"\n}\n", 0),
@@ -177,10 +164,7 @@ mod tests {
             ("{\"a\":{\"type\":\"result\"}}\n", 0),
             ("{\"a\":\"{\\\"type\\\":\\\"result\\\"}\"}\n", 0),
             ("{\"type\":\"results\"}\n", 0),
-            (
-                "{\"type\":[\"result\"]}\n{\"type\":{\"type\":\"result\"}}\n{\"type\":1}\n{\"type\":null}\n",
-                0,
-            ),
+            ("{\"type\":[\"result\"]}\n{\"type\":{\"type\":\"result\"}}\n{\"type\":1}\n{\"type\":null}\n", 0),
             ("[\"type\",\"result\"]\n\"result\"\n\n", 0),
             ("{\"type\":\"x\",\"type\":\"result\"}\n", 1),
             ("noise\n{\"type\":\"result\"}\n", 1),

@@ -24,10 +24,7 @@ impl Keeper {
         durable::remove(&self.dir.file(attempt::ENV))?;
         let exit = self.exit();
         let until = Instant::now() + limits::FULL_DISK_WAIT;
-        while let Err(error) =
-            self.reserve
-                .commit(self.dir.path(), attempt::EXIT, &attempt::json(&exit))
-        {
+        while let Err(error) = self.reserve.commit(self.dir.path(), attempt::EXIT, &attempt::json(&exit)) {
             // Without a record the server will find the attempt lost, which is then the truth.
             if !full(&error) || Instant::now() >= until {
                 return Err(error);
@@ -40,9 +37,7 @@ impl Keeper {
 
     fn exit(&mut self) -> Exit {
         let how = match (self.exec_error.take(), &self.leader.ended) {
-            (Some(error), _) => How::NeverStarted {
-                exec_error: Some(error),
-            },
+            (Some(error), _) => How::NeverStarted { exec_error: Some(error) },
             (None, Some((status, _))) => how(*status),
             (None, None) => How::Lost,
         };
@@ -57,10 +52,7 @@ impl Keeper {
             spool_error: self.pump.fault().map(ToOwned::to_owned),
             input_bytes: self.feed.as_ref().map_or(0, Feed::bytes),
             input_refused: self.feed.as_ref().map_or(0, Feed::refused),
-            input_refused_ids: self
-                .feed
-                .as_ref()
-                .map_or_else(Vec::new, |feed| feed.refused_ids().to_vec()),
+            input_refused_ids: self.feed.as_ref().map_or_else(Vec::new, |feed| feed.refused_ids().to_vec()),
             ran_ms: millis(ended_at - self.started_at),
             rusage: rusage(),
             killed_descendants: self.tree.killed_besides(self.leader.pid),
@@ -76,11 +68,7 @@ fn rusage() -> Rusage {
         return Rusage::default();
     };
     let ms = |time: nix::sys::time::TimeVal| (time.tv_sec() * 1000 + time.tv_usec() / 1000) as u64;
-    Rusage {
-        user_ms: ms(used.user_time()),
-        system_ms: ms(used.system_time()),
-        max_rss_kb: used.max_rss() as u64,
-    }
+    Rusage { user_ms: ms(used.user_time()), system_ms: ms(used.system_time()), max_rss_kb: used.max_rss() as u64 }
 }
 
 fn millis(time: Duration) -> u64 {

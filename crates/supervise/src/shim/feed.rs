@@ -153,10 +153,7 @@ impl Feed {
         self.epoch = frame.epoch;
         match frame.kind {
             Kind::Data => {
-                self.sending = Some(Sending {
-                    at: frame.payload,
-                    end: frame.end,
-                });
+                self.sending = Some(Sending { at: frame.payload, end: frame.end });
             }
             Kind::Close => {
                 self.at = frame.end;
@@ -169,9 +166,7 @@ impl Feed {
     /// Writes a piece of the frame in work; `false` if the pipe is full.
     fn send(&mut self, sending: Sending) -> io::Result<bool> {
         let mut piece = [0; PIECE_BYTES];
-        let bytes = piece
-            .len()
-            .min(usize::try_from(sending.end - sending.at).unwrap_or(PIECE_BYTES));
+        let bytes = piece.len().min(usize::try_from(sending.end - sending.at).unwrap_or(PIECE_BYTES));
         if bytes == 0 {
             self.at = sending.end;
             self.sending = None;
@@ -180,10 +175,7 @@ impl Feed {
         self.log.read_exact_at(&mut piece[..bytes], sending.at)?;
         match self.write(&piece[..bytes]) {
             Wrote::Some(written) => {
-                self.sending = Some(Sending {
-                    at: sending.at + written as u64,
-                    ..sending
-                });
+                self.sending = Some(Sending { at: sending.at + written as u64, ..sending });
                 Ok(true)
             }
             Wrote::Full => {

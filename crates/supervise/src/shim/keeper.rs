@@ -68,10 +68,7 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts are made one by one, each with its own failure"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the parts are made one by one, each with its own failure")]
     pub(super) fn new(
         dir: AttemptDir,
         spec: AttemptSpec,
@@ -149,11 +146,7 @@ impl Keeper {
         if ready.listener {
             self.clients.accept();
         }
-        let mut input = ticked
-            || self
-                .feed
-                .as_ref()
-                .is_some_and(|feed| feed.wanted().is_some());
+        let mut input = ticked || self.feed.as_ref().is_some_and(|feed| feed.wanted().is_some());
         for index in ready.clients {
             for request in self.clients.read(index) {
                 input |= request == Request::Input;
@@ -206,12 +199,7 @@ impl Keeper {
         if step == Step::Moved {
             self.last_output = now;
             let (kept, base) = self.pump.kept(stream);
-            if stream == Stream::Stdout
-                && self
-                    .closer
-                    .as_mut()
-                    .is_some_and(|closer| closer.sees(kept, base))
-            {
+            if stream == Stream::Stdout && self.closer.as_mut().is_some_and(|closer| closer.sees(kept, base)) {
                 self.closer = None;
                 if let Some(feed) = &mut self.feed {
                     feed.close();
@@ -235,10 +223,7 @@ impl Keeper {
         // A log that cannot be read now is looked at again with the next tick.
         let _ = feed.advance();
         if feed.bytes() > before {
-            self.clients.tell(&Event::Input {
-                bytes: feed.bytes(),
-                refused: feed.refused(),
-            });
+            self.clients.tell(&Event::Input { bytes: feed.bytes(), refused: feed.refused() });
         }
     }
 
@@ -250,14 +235,7 @@ impl Keeper {
                     return;
                 }
                 let version = env!("CARGO_PKG_VERSION").to_owned();
-                self.clients.push(
-                    index,
-                    &Event::Hello {
-                        v: control::VERSION,
-                        version,
-                        pid: self.started.shim_pid,
-                    },
-                );
+                self.clients.push(index, &Event::Hello { v: control::VERSION, version, pid: self.started.shim_pid });
             }
             Request::Stop { reason, epoch } => {
                 if !self.fenced(index, epoch) {
@@ -268,8 +246,7 @@ impl Keeper {
             Request::Ping => self.clients.push(index, &Event::Status(self.status())),
             Request::Watch => {
                 self.clients.watch(index);
-                self.clients
-                    .push(index, &Event::Started(self.started.clone()));
+                self.clients.push(index, &Event::Started(self.started.clone()));
                 self.clients.grew(now);
             }
             Request::Input => {}
@@ -279,8 +256,7 @@ impl Keeper {
     /// Refuses a lower epoch than the highest seen; remembers a higher one.
     fn fenced(&mut self, index: usize, epoch: u64) -> bool {
         if epoch < self.epoch {
-            self.clients
-                .push(index, &Event::Refused { epoch: self.epoch });
+            self.clients.push(index, &Event::Refused { epoch: self.epoch });
             return true;
         }
         if epoch > self.epoch {
@@ -326,9 +302,7 @@ impl Keeper {
             match self.stage {
                 Stage::Running => {
                     if self.leader.ended.is_some() {
-                        self.stage = Stage::Draining {
-                            until: later(now, self.drain_ms),
-                        };
+                        self.stage = Stage::Draining { until: later(now, self.drain_ms) };
                     } else {
                         self.enforce(now);
                         if matches!(self.stage, Stage::Running) {
@@ -340,22 +314,13 @@ impl Keeper {
                     if !(self.pump.closed() || self.childless || self.hurry || now >= until) {
                         return false;
                     }
-                    self.stage = Stage::Killing {
-                        until: now + limits::KILL_WAIT,
-                    };
+                    self.stage = Stage::Killing { until: now + limits::KILL_WAIT };
                 }
                 Stage::Killing { until } => {
                     self.reap(now);
                     if self.childless || now >= until {
-                        self.unkilled = if self.childless {
-                            Vec::new()
-                        } else {
-                            self.tree.left()
-                        };
-                        self.stage = Stage::Ending {
-                            until: now + limits::FULL_DISK_WAIT,
-                            read: 0,
-                        };
+                        self.unkilled = if self.childless { Vec::new() } else { self.tree.left() };
+                        self.stage = Stage::Ending { until: now + limits::FULL_DISK_WAIT, read: 0 };
                     } else {
                         self.tree.kill();
                         return false;
@@ -399,9 +364,7 @@ impl Keeper {
     /// Begins the stops that nobody has to ask for, and climbs the ladder.
     fn enforce(&mut self, now: Instant) {
         if self.ladder.stop() == Stop::None {
-            let idle = self
-                .idle_ms
-                .is_some_and(|ms| now >= later(self.last_output, ms));
+            let idle = self.idle_ms.is_some_and(|ms| now >= later(self.last_output, ms));
             let reached = if self.pump.fault().is_some() {
                 Some(Stop::SpoolError)
             } else if self.pump.over_limit() {
@@ -432,10 +395,7 @@ impl Keeper {
                 Due::Kill => self.tree.kill(),
                 Due::GiveUp => {
                     self.unkilled = self.tree.left();
-                    self.stage = Stage::Ending {
-                        until: now + limits::FULL_DISK_WAIT,
-                        read: 0,
-                    };
+                    self.stage = Stage::Ending { until: now + limits::FULL_DISK_WAIT, read: 0 };
                     return;
                 }
             }

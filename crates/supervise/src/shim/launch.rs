@@ -61,12 +61,9 @@ fn run(dir: &Path) -> io::Result<()> {
     let Some(lock) = take_lock(&dir)? else {
         return Ok(());
     };
-    let _ = lock.write_holder(&Holder {
-        pid: std::process::id(),
-        address: attempt::CONTROL.to_owned(),
-    });
-    let untouched = dir.read_exit().map_err(io::Error::other)?.is_none()
-        && dir.read_started().map_err(io::Error::other)?.is_none();
+    let _ = lock.write_holder(&Holder { pid: std::process::id(), address: attempt::CONTROL.to_owned() });
+    let untouched =
+        dir.read_exit().map_err(io::Error::other)?.is_none() && dir.read_started().map_err(io::Error::other)?.is_none();
     if !untouched {
         // It has ended, or an earlier shim was lost with its agent: never a second agent.
         return dir.settle_under(&lock).map(drop).map_err(io::Error::other);
@@ -94,10 +91,7 @@ fn block_signals() -> io::Result<SignalFd> {
         taken.add(signal);
     }
     taken.thread_set_mask()?;
-    Ok(SignalFd::with_flags(
-        &taken,
-        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
-    )?)
+    Ok(SignalFd::with_flags(&taken, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?)
 }
 
 fn take_lock(dir: &AttemptDir) -> io::Result<Option<FileLock>> {
@@ -117,12 +111,7 @@ fn take_lock(dir: &AttemptDir) -> io::Result<Option<FileLock>> {
 fn never_started(dir: &AttemptDir, error: ExecError) -> io::Result<()> {
     durable::remove(&dir.file(attempt::ENV))?;
     durable::remove(&dir.file(attempt::CONTROL))?;
-    let exit = Exit::bare(
-        How::NeverStarted {
-            exec_error: Some(error),
-        },
-        unix_ms(),
-    );
+    let exit = Exit::bare(How::NeverStarted { exec_error: Some(error) }, unix_ms());
     dir.write_exit(&exit).map_err(io::Error::other)
 }
 
@@ -131,49 +120,29 @@ fn start(dir: &AttemptDir, signals: SignalFd) -> Result<Keeper, ExecError> {
     let spec = spec.ok_or_else(|| of_io("spec", attempt::SPEC, &io::ErrorKind::NotFound.into()))?;
     let setup = |what: &'static str| move |error: io::Error| of_io("setup", what, &error);
     // Orphans of the tree become children of this process.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|e| setup("sub-reaper")(e.into()))?;
-    let reserve = dir
-        .reserve_exit()
-        .map_err(|error| of_step("setup", &error))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(|e| setup("sub-reaper")(e.into()))?;
+    let reserve = dir.reserve_exit().map_err(|error| of_step("setup", &error))?;
     let clients = listen(dir).map_err(setup(attempt::CONTROL))?;
     let (stdout, stdout_end) = output_pipe().map_err(setup("stdout pipe"))?;
     let (stderr, stderr_end) = output_pipe().map_err(setup("stderr pipe"))?;
     let (stdin, stdin_end) = input(dir, &spec.stdin).map_err(setup("stdin"))?;
-    let pump =
-        Pump::open(dir, [stdout, stderr], spec.limits.output_bytes_max).map_err(setup("spool"))?;
+    let pump = Pump::open(dir, [stdout, stderr], spec.limits.output_bytes_max).map_err(setup("spool"))?;
     let feed = match stdin_end {
         Some(end) => Some(Feed::open(dir, end, spec.epoch).map_err(setup(attempt::INPUT))?),
         None => None,
     };
     let closer = match &spec.stdin {
-        Stdin::Channel {
-            close_when: Some(CloseWhen::JsonType { value }),
-        } => {
-            let spool =
-                File::open(dir.file(Stream::Stdout.file_name())).map_err(setup("stdout"))?;
+        Stdin::Channel { close_when: Some(CloseWhen::JsonType { value }) } => {
+            let spool = File::open(dir.file(Stream::Stdout.file_name())).map_err(setup("stdout"))?;
             Some(Closer::new(value.clone(), spool))
         }
         _ => None,
     };
-    let (channel, mut stage) =
-        spawn_stage(stdin, stdout_end, stderr_end).map_err(setup(exec_stage::VERB))?;
+    let (channel, mut stage) = spawn_stage(stdin, stdout_end, stderr_end).map_err(setup(exec_stage::VERB))?;
     match record_started(dir, stage.pid) {
         Ok(started) => {
             let _ = (&channel).write_all(b"g");
-            Ok(Keeper::new(
-                dir.clone(),
-                spec,
-                signals,
-                clients,
-                pump,
-                feed,
-                closer,
-                stage,
-                channel,
-                reserve,
-                started,
-            ))
+            Ok(Keeper::new(dir.clone(), spec, signals, clients, pump, feed, closer, stage, channel, reserve, started))
         }
         Err(error) => {
             // Without its go byte the stage leaves by itself.
@@ -204,10 +173,7 @@ fn output_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 fn input(dir: &AttemptDir, stdin: &Stdin) -> io::Result<(Stdio, Option<OwnedFd>)> {
     match stdin {
         Stdin::Null => Ok((Stdio::null(), None)),
-        Stdin::File { name } => Ok((
-            OpenOptions::new().read(true).open(dir.file(name))?.into(),
-            None,
-        )),
+        Stdin::File { name } => Ok((OpenOptions::new().read(true).open(dir.file(name))?.into(), None)),
         Stdin::Channel { .. } => {
             let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
             rustix::fs::fcntl_setfl(&write, OFlags::NONBLOCK)?;
@@ -240,13 +206,8 @@ fn spawn_stage(stdin: Stdio, stdout: OwnedFd, stderr: OwnedFd) -> io::Result<(Un
 }
 
 fn record_started(dir: &AttemptDir, pid: i32) -> Result<Started, AttemptError> {
-    let io = |source| AttemptError::Io {
-        path: dir.file(attempt::STARTED),
-        source,
-    };
-    let stat = procfs::stat(pid)
-        .map_err(io)?
-        .ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
+    let io = |source| AttemptError::Io { path: dir.file(attempt::STARTED), source };
+    let stat = procfs::stat(pid).map_err(io)?.ok_or_else(|| io(io::ErrorKind::NotFound.into()))?;
     let started = Started {
         version: record::VERSION,
         pid,

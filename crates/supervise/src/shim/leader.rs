@@ -6,9 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::process::{
-    Signal, WaitId, WaitIdOptions, WaitStatus, kill_process_group, pidfd_send_signal, waitid,
-};
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitStatus, kill_process_group, pidfd_send_signal, waitid};
 
 use crate::procfs;
 use crate::record::How;
@@ -24,11 +22,7 @@ pub(super) struct Leader {
 
 impl Leader {
     pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Self {
-        Self {
-            pid,
-            pidfd,
-            ended: None,
-        }
+        Self { pid, pidfd, ended: None }
     }
 
     /// Signals this process and no other; one that is dead takes no harm.
@@ -46,8 +40,7 @@ impl Leader {
     /// Whether it is dead, reaped or not.
     pub(super) fn is_dead(&self) -> bool {
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        self.ended.is_some()
-            || matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(Some(_)))
+        self.ended.is_some() || matches!(waitid(WaitId::PidFd(self.pidfd.as_fd()), look), Ok(Some(_)))
     }
 
     /// Readable when it is dead; not to be waited for once it is reaped.
@@ -61,10 +54,7 @@ pub(super) fn how(status: WaitStatus) -> How {
     const CORE: i32 = 0x80;
     match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => How::Exited { code },
-        (None, Some(signal)) => How::Signaled {
-            signal,
-            core: status.as_raw() & CORE != 0,
-        },
+        (None, Some(signal)) => How::Signaled { signal, core: status.as_raw() & CORE != 0 },
         (None, None) => How::Lost,
     }
 }

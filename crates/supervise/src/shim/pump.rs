@@ -65,18 +65,8 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn open(
-        dir: &AttemptDir,
-        pipes: [OwnedFd; 2],
-        output_bytes_max: u64,
-    ) -> io::Result<Self> {
-        let open = |name: &str| {
-            OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(dir.file(name))
-        };
+    pub(super) fn open(dir: &AttemptDir, pipes: [OwnedFd; 2], output_bytes_max: u64) -> io::Result<Self> {
+        let open = |name: &str| OpenOptions::new().append(true).create(true).mode(0o600).open(dir.file(name));
         let [stdout, stderr] = pipes;
         let lane = |stream: Stream, pipe| -> io::Result<Lane> {
             Ok(Lane {
@@ -105,19 +95,12 @@ impl Pump {
     /// The pipe to poll: open, and nothing of it waits for the disk.
     pub(super) fn wanted(&self, stream: Stream) -> Option<BorrowedFd<'_>> {
         let lane = &self.lanes[stream.index()];
-        lane.pipe
-            .as_ref()
-            .filter(|_| lane.pending.is_empty())
-            .map(AsFd::as_fd)
+        lane.pipe.as_ref().filter(|_| lane.pending.is_empty()).map(AsFd::as_fd)
     }
 
     /// When the next write to a full disk is due.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.lanes
-            .iter()
-            .filter(|lane| !lane.pending.is_empty())
-            .filter_map(|lane| lane.retry_at)
-            .min()
+        self.lanes.iter().filter(|lane| !lane.pending.is_empty()).filter_map(|lane| lane.retry_at).min()
     }
 
     /// Whether bytes wait for space on the disk.
@@ -127,9 +110,7 @@ impl Pump {
 
     /// Whether both pipes are closed and all of them is written.
     pub(super) fn closed(&self) -> bool {
-        self.lanes
-            .iter()
-            .all(|lane| lane.pipe.is_none() && lane.pending.is_empty())
+        self.lanes.iter().all(|lane| lane.pipe.is_none() && lane.pending.is_empty())
     }
 
     pub(super) fn len(&self, stream: Stream) -> u64 {
@@ -243,16 +224,8 @@ impl Pump {
                 }
                 None if self.last == Some(stream) => return Ok(()),
                 None => {
-                    let record = Switch {
-                        stream,
-                        lens: [self.lanes[0].len, self.lanes[1].len],
-                    }
-                    .encode();
-                    self.torn = Some(Torn {
-                        stream,
-                        record,
-                        written: 0,
-                    });
+                    let record = Switch { stream, lens: [self.lanes[0].len, self.lanes[1].len] }.encode();
+                    self.torn = Some(Torn { stream, record, written: 0 });
                 }
             }
         }

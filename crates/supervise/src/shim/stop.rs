@@ -41,12 +41,7 @@ pub(super) struct Ladder {
 
 impl Ladder {
     pub(super) fn new(steps: Vec<StopStep>) -> Self {
-        Self {
-            steps: steps.into(),
-            stop: Stop::None,
-            begun_at_ms: None,
-            state: State::Idle,
-        }
+        Self { steps: steps.into(), stop: Stop::None, begun_at_ms: None, state: State::Idle }
     }
 
     /// The stop that holds.
@@ -82,28 +77,18 @@ impl Ladder {
             State::Climbing { due } if due <= now => {
                 if let Some(step) = self.steps.pop_front() {
                     let wait_ms = match &step {
-                        StopStep::Signal { wait_ms, .. } | StopStep::Write { wait_ms, .. } => {
-                            *wait_ms
-                        }
+                        StopStep::Signal { wait_ms, .. } | StopStep::Write { wait_ms, .. } => *wait_ms,
                     };
-                    self.state = State::Climbing {
-                        due: later(now, wait_ms),
-                    };
+                    self.state = State::Climbing { due: later(now, wait_ms) };
                     Due::Step(step)
                 } else {
-                    self.state = State::Killing {
-                        due: now + limits::KILL_ROUND,
-                        until: now + limits::KILL_WAIT,
-                    };
+                    self.state = State::Killing { due: now + limits::KILL_ROUND, until: now + limits::KILL_WAIT };
                     Due::Kill
                 }
             }
             State::Killing { until, .. } if until <= now => Due::GiveUp,
             State::Killing { due, until } if due <= now => {
-                self.state = State::Killing {
-                    due: now + limits::KILL_ROUND,
-                    until,
-                };
+                self.state = State::Killing { due: now + limits::KILL_ROUND, until };
                 Due::Kill
             }
             _ => Due::Nothing,
@@ -131,10 +116,7 @@ mod tests {
 
     #[test]
     fn the_first_stop_wins_and_kill_comes_last() {
-        let term = StopStep::Signal {
-            signal: StopSignal::Term,
-            wait_ms: 100,
-        };
+        let term = StopStep::Signal { signal: StopSignal::Term, wait_ms: 100 };
         let mut ladder = Ladder::new(vec![term.clone()]);
         let start = Instant::now();
         assert_eq!((ladder.next(start), ladder.due_at()), (Due::Nothing, None));

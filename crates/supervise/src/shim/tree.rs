@@ -5,9 +5,7 @@
 
 use std::collections::HashSet;
 
-use rustix::process::{
-    PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, wait,
-};
+use rustix::process::{PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, wait};
 
 use crate::procfs::Descendant;
 use crate::{limits, procfs};
@@ -29,10 +27,7 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new() -> Self {
-        Self {
-            own: i32::try_from(std::process::id()).unwrap_or(0),
-            killed: HashSet::new(),
-        }
+        Self { own: i32::try_from(std::process::id()).unwrap_or(0), killed: HashSet::new() }
     }
 
     /// Reaps every child that has ended and hands each to `seen`.
@@ -50,8 +45,7 @@ impl Tree {
     /// Signals every process below the shim that is outside the process group `group`.
     pub(super) fn signal_outside(&self, group: i32, signal: Signal) {
         for one in procfs::descendants(self.own).unwrap_or_default() {
-            if matches!(procfs::stat(one.pid), Ok(Some(stat)) if stat.group != group && !stat.ended())
-            {
+            if matches!(procfs::stat(one.pid), Ok(Some(stat)) if stat.group != group && !stat.ended()) {
                 self.signal(one, signal);
             }
         }
@@ -61,8 +55,7 @@ impl Tree {
     pub(super) fn kill(&mut self) {
         for one in procfs::descendants(self.own).unwrap_or_default() {
             let lives = matches!(procfs::stat(one.pid), Ok(Some(stat)) if !stat.ended());
-            if self.signal(one, Signal::KILL) && lives && self.killed.len() < limits::TREE_PIDS_MAX
-            {
+            if self.signal(one, Signal::KILL) && lives && self.killed.len() < limits::TREE_PIDS_MAX {
                 self.killed.insert(one.pid);
             }
         }
@@ -76,11 +69,7 @@ impl Tree {
 
     /// The processes below the shim, the first of many.
     pub(super) fn left(&self) -> Vec<i32> {
-        let mut pids: Vec<i32> = procfs::descendants(self.own)
-            .unwrap_or_default()
-            .iter()
-            .map(|one| one.pid)
-            .collect();
+        let mut pids: Vec<i32> = procfs::descendants(self.own).unwrap_or_default().iter().map(|one| one.pid).collect();
         pids.truncate(limits::UNKILLED_MAX);
         pids
     }

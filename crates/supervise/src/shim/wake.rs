@@ -50,11 +50,7 @@ impl Keeper {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
         for (index, (fd, sending)) in self.clients.wanted().enumerate() {
-            let flags = if sending {
-                PollFlags::IN | PollFlags::OUT
-            } else {
-                PollFlags::IN
-            };
+            let flags = if sending { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             add(Source::Client(index), fd, flags);
         }
         for stream in Stream::BOTH {
@@ -72,19 +68,10 @@ impl Keeper {
             add(Source::Other, channel.as_fd(), PollFlags::IN);
         }
         let mut ready = Ready::default();
-        if poll(
-            &mut fds,
-            Some(&timespec(self.due_at().saturating_duration_since(now))),
-        )
-        .is_err()
-        {
+        if poll(&mut fds, Some(&timespec(self.due_at().saturating_duration_since(now)))).is_err() {
             return ready;
         }
-        for (source, fd) in sources
-            .iter()
-            .zip(&fds)
-            .filter(|(_, fd)| !fd.revents().is_empty())
-        {
+        for (source, fd) in sources.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()) {
             match source {
                 Source::Signals => ready.signals = true,
                 Source::Listener => ready.listener = true,
@@ -106,37 +93,20 @@ impl Keeper {
             Stage::Draining { until } | Stage::Ending { until, .. } => Some(until),
         };
         let limits = if matches!(self.stage, Stage::Running) && self.ladder.stop() == Stop::None {
-            [
-                self.deadline,
-                self.idle_ms.map(|ms| later(self.last_output, ms)),
-            ]
+            [self.deadline, self.idle_ms.map(|ms| later(self.last_output, ms))]
         } else {
             [None, None]
         };
-        let ladder = if matches!(self.stage, Stage::Running) {
-            self.ladder.due_at()
-        } else {
-            None
-        };
-        [
-            stage,
-            limits[0],
-            limits[1],
-            ladder,
-            self.pump.retry_at(),
-            self.clients.due(),
-        ]
-        .into_iter()
-        .flatten()
-        .fold(self.tick, Instant::min)
+        let ladder = if matches!(self.stage, Stage::Running) { self.ladder.due_at() } else { None };
+        [stage, limits[0], limits[1], ladder, self.pump.retry_at(), self.clients.due()]
+            .into_iter()
+            .flatten()
+            .fold(self.tick, Instant::min)
     }
 }
 
 fn timespec(time: Duration) -> Timespec {
     // Rounded up, so that what is due is due when the wait is over.
     let time = time + Duration::from_micros(1);
-    Timespec {
-        tv_sec: time.as_secs() as i64,
-        tv_nsec: i64::from(time.subsec_nanos()),
-    }
+    Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) }
 }

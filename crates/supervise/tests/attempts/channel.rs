@@ -7,18 +7,11 @@ use longhaul_supervise::{
 use crate::rig::{Attempt, fixture, wait_for};
 
 fn channel(args: &[&str]) -> AttemptSpec {
-    AttemptSpec {
-        stdin: Stdin::Channel { close_when: None },
-        ..fixture(args)
-    }
+    AttemptSpec { stdin: Stdin::Channel { close_when: None }, ..fixture(args) }
 }
 
 fn inputs(exit: &Exit) -> (u64, u64, Vec<String>) {
-    (
-        exit.input_bytes,
-        exit.input_refused,
-        exit.input_refused_ids.clone(),
-    )
+    (exit.input_bytes, exit.input_refused, exit.input_refused_ids.clone())
 }
 
 #[test]
@@ -30,17 +23,11 @@ fn inputs_are_delivered_in_order_once_each() {
     let mut client = attempt.control(1);
     client.send(&Request::Watch).unwrap();
     for at in 0..100 {
-        log.append(&format!("id-{at}"), 1, format!("line {at}\n").as_bytes())
-            .unwrap();
-        assert_eq!(
-            log.append(&format!("id-{at}"), 1, b"again\n").unwrap(),
-            Appended::AlreadyThere
-        );
+        log.append(&format!("id-{at}"), 1, format!("line {at}\n").as_bytes()).unwrap();
+        assert_eq!(log.append(&format!("id-{at}"), 1, b"again\n").unwrap(), Appended::AlreadyThere);
         client.send(&Request::Input).unwrap();
     }
-    let Appended::New { end } = log.close("end", 1).unwrap() else {
-        panic!()
-    };
+    let Appended::New { end } = log.close("end", 1).unwrap() else { panic!() };
     client.send(&Request::Input).unwrap();
     let mut told = 0;
     while let Ok(Some(event)) = client.next() {
@@ -52,14 +39,8 @@ fn inputs_are_delivered_in_order_once_each() {
     assert_eq!(told, end);
     let exit = attempt.end();
     let expected: Vec<String> = (0..100).map(|at| format!("line {at}")).collect();
-    assert_eq!(
-        attempt.text("stdout"),
-        format!("before the start\n{}\n", expected.join("\n"))
-    );
-    assert_eq!(
-        (exit.how.clone(), inputs(&exit)),
-        (How::Exited { code: 0 }, (end, 0, vec![]))
-    );
+    assert_eq!(attempt.text("stdout"), format!("before the start\n{}\n", expected.join("\n")));
+    assert_eq!((exit.how.clone(), inputs(&exit)), (How::Exited { code: 0 }, (end, 0, vec![])));
 }
 
 #[test]
@@ -108,27 +89,17 @@ fn frames_of_a_lower_epoch_are_refused_from_the_moment_a_higher_one_is_known() {
     // The server that was deposed and does not know it.
     log.append("zombie", 1, b"old, too late\n").unwrap();
     log.append("new", 2, b"new\n").unwrap();
-    log.append("zombie again", 1, b"old, after the new one\n")
-        .unwrap();
+    log.append("zombie again", 1, b"old, after the new one\n").unwrap();
     log.close("old end", 1).unwrap_or(Appended::AlreadyThere);
     let mut log = InputLog::open(&attempt.dir).unwrap();
-    assert!(
-        log.append("after", 2, b"x").is_err(),
-        "the log itself was closed"
-    );
+    assert!(log.append("after", 2, b"x").is_err(), "the log itself was closed");
     client.send(&Request::Input).unwrap();
-    wait_for("the refusals", || {
-        (client.status().unwrap().input_refused == 3).then_some(())
-    });
-    wait_for("the echo", || {
-        (attempt.text("stdout") == "old, in time\nnew\n").then_some(())
-    });
+    wait_for("the refusals", || (client.status().unwrap().input_refused == 3).then_some(()));
+    wait_for("the echo", || (attempt.text("stdout") == "old, in time\nnew\n").then_some(()));
     client.stop(StopReason::Cancel, 2).unwrap();
     let exit = attempt.end();
     assert_eq!(attempt.text("stdout"), "old, in time\nnew\n");
-    let refused = ["zombie", "zombie again", "old end"]
-        .map(str::to_owned)
-        .to_vec();
+    let refused = ["zombie", "zombie again", "old end"].map(str::to_owned).to_vec();
     assert_eq!(inputs(&exit), (log.bytes(), 3, refused));
 }
 
@@ -147,14 +118,8 @@ fn a_deaf_agent_blocks_nothing_and_gets_every_byte() {
     let exit = attempt.end();
     let mut all = big;
     all.extend_from_slice(b"tail");
-    assert_eq!(
-        attempt.text("stdout"),
-        format!("deaf\n{} {:08x}\n", all.len(), crc32fast::hash(&all))
-    );
-    assert_eq!(
-        (exit.how, exit.input_bytes),
-        (How::Exited { code: 0 }, log.bytes())
-    );
+    assert_eq!(attempt.text("stdout"), format!("deaf\n{} {:08x}\n", all.len(), crc32fast::hash(&all)));
+    assert_eq!((exit.how, exit.input_bytes), (How::Exited { code: 0 }, log.bytes()));
 }
 
 #[test]
@@ -166,22 +131,13 @@ fn an_agent_that_never_reads_is_stopped_all_the_same() {
     attempt.speaks();
     attempt.control(1).stop(StopReason::Cancel, 1).unwrap();
     let exit = attempt.end();
-    assert_eq!(
-        (exit.stop, exit.input_bytes),
-        (Stop::Cancel, 0),
-        "a frame that was cut off was not delivered"
-    );
+    assert_eq!((exit.stop, exit.input_bytes), (Stop::Cancel, 0), "a frame that was cut off was not delivered");
 }
 
 #[test]
 fn a_protocol_ends_its_turn_without_a_server() {
-    let close_when = Some(CloseWhen::JsonType {
-        value: "result".into(),
-    });
-    let spec = AttemptSpec {
-        stdin: Stdin::Channel { close_when },
-        ..fixture(&["protocol"])
-    };
+    let close_when = Some(CloseWhen::JsonType { value: "result".into() });
+    let spec = AttemptSpec { stdin: Stdin::Channel { close_when }, ..fixture(&["protocol"]) };
     let mut attempt = Attempt::create(spec);
     let mut log = InputLog::open(&attempt.dir).unwrap();
     log.append("a", 1, b"hello\n").unwrap();

@@ -5,8 +5,7 @@ use std::path::Path;
 
 use longhaul_supervise::order::Switch;
 use longhaul_supervise::{
-    AttemptDir, Exit, Follower, How, Line, LineLimits, Missing, SpoolCursor, SpoolLengths,
-    StopReason, Stream,
+    AttemptDir, Exit, Follower, How, Line, LineLimits, Missing, SpoolCursor, SpoolLengths, StopReason, Stream,
 };
 
 use crate::rig::{Attempt, fixture, wait_for};
@@ -34,12 +33,7 @@ struct Spool {
 
 impl Spool {
     fn new() -> Self {
-        let spool = Self {
-            temp: tempfile::tempdir().unwrap(),
-            data: [vec![], vec![]],
-            order: vec![],
-            last: None,
-        };
+        let spool = Self { temp: tempfile::tempdir().unwrap(), data: [vec![], vec![]], order: vec![], last: None };
         spool.store();
         spool
     }
@@ -48,27 +42,19 @@ impl Spool {
         if self.last != Some(stream) {
             self.last = Some(stream);
             let lens = [self.data[0].len() as u64, self.data[1].len() as u64];
-            self.order
-                .extend_from_slice(&Switch { stream, lens }.encode());
+            self.order.extend_from_slice(&Switch { stream, lens }.encode());
         }
         self.data[usize::from(stream == Stream::Stderr)].extend_from_slice(bytes);
     }
 
     fn store(&self) {
-        for (name, bytes) in [
-            ("stdout", &self.data[0]),
-            ("stderr", &self.data[1]),
-            ("order", &self.order),
-        ] {
+        for (name, bytes) in [("stdout", &self.data[0]), ("stderr", &self.data[1]), ("order", &self.order)] {
             fs::write(self.temp.path().join(name), bytes).unwrap();
         }
     }
 
     fn lengths(&self) -> SpoolLengths {
-        SpoolLengths {
-            stdout: self.data[0].len() as u64,
-            stderr: self.data[1].len() as u64,
-        }
+        SpoolLengths { stdout: self.data[0].len() as u64, stderr: self.data[1].len() as u64 }
     }
 
     fn follow(&self, cursor: SpoolCursor, part_bytes_max: usize) -> Follower {
@@ -77,12 +63,7 @@ impl Spool {
 }
 
 fn follow(dir: &Path, cursor: SpoolCursor, part_bytes_max: usize) -> Follower {
-    Follower::open(
-        &AttemptDir::open(dir).unwrap(),
-        cursor,
-        LineLimits { part_bytes_max },
-    )
-    .unwrap()
+    Follower::open(&AttemptDir::open(dir).unwrap(), cursor, LineLimits { part_bytes_max }).unwrap()
 }
 
 /// Everything a follower gives until it is at the end.
@@ -117,22 +98,14 @@ fn bytes_of(lines: &[Line], stream: Stream) -> Vec<u8> {
 }
 
 /// The lines by the simplest way: byte after byte in the order of arrival.
-fn by_hand(
-    pieces: &[(Stream, Vec<u8>)],
-    part_max: usize,
-) -> Vec<(Stream, Vec<u8>, bool, Option<u32>)> {
+fn by_hand(pieces: &[(Stream, Vec<u8>)], part_max: usize) -> Vec<(Stream, Vec<u8>, bool, Option<u32>)> {
     let mut open: [(Vec<u8>, u32); 2] = Default::default();
     let mut lines = Vec::new();
     for (stream, bytes) in pieces {
         let (line, part) = &mut open[usize::from(*stream == Stream::Stderr)];
         for &byte in bytes {
             if byte == b'\n' {
-                lines.push((
-                    *stream,
-                    std::mem::take(line),
-                    true,
-                    (*part > 0).then_some(*part),
-                ));
+                lines.push((*stream, std::mem::take(line), true, (*part > 0).then_some(*part)));
                 *part = 0;
                 continue;
             }
@@ -159,15 +132,7 @@ fn pieces(dice: &mut Dice, count: u64) -> Vec<(Stream, Vec<u8>)> {
             let len = dice.roll(24);
             (
                 stream,
-                (0..len)
-                    .map(|_| {
-                        if dice.roll(newlines) == 0 {
-                            b'\n'
-                        } else {
-                            b'a' + dice.roll(26) as u8
-                        }
-                    })
-                    .collect(),
+                (0..len).map(|_| if dice.roll(newlines) == 0 { b'\n' } else { b'a' + dice.roll(26) as u8 }).collect(),
             )
         })
         .collect()
@@ -188,43 +153,22 @@ fn any_spool_is_read_whole_in_order_and_resumed_after_any_line() {
         }
         spool.store();
         let ended = Some(spool.lengths());
-        let (lines, missing) = all(
-            &mut spool.follow(SpoolCursor::default(), part_max),
-            1 << 20,
-            1 << 20,
-            ended,
-        );
+        let (lines, missing) = all(&mut spool.follow(SpoolCursor::default(), part_max), 1 << 20, 1 << 20, ended);
         assert_eq!(missing, []);
-        let plain: Vec<_> = lines
-            .iter()
-            .map(|l| (l.stream, l.bytes.to_vec(), l.newline, l.part))
-            .collect();
+        let plain: Vec<_> = lines.iter().map(|l| (l.stream, l.bytes.to_vec(), l.newline, l.part)).collect();
         assert_eq!(plain, by_hand(&pieces, part_max), "seed {seed}");
         for stream in Stream::BOTH {
-            assert_eq!(
-                bytes_of(&lines, stream),
-                spool.data[usize::from(stream == Stream::Stderr)],
-                "seed {seed}"
-            );
+            assert_eq!(bytes_of(&lines, stream), spool.data[usize::from(stream == Stream::Stderr)], "seed {seed}");
         }
         // Small batches are the same batch in small.
-        let small = all(
-            &mut spool.follow(SpoolCursor::default(), part_max),
-            1 + dice.roll(40) as usize,
-            3,
-            ended,
-        );
+        let small = all(&mut spool.follow(SpoolCursor::default(), part_max), 1 + dice.roll(40) as usize, 3, ended);
         assert_eq!(small.0, lines, "seed {seed}");
         // The cursor after any line, through its stored form, leads to the rest.
         for (at, line) in lines.iter().enumerate() {
             let stored = serde_json::to_string(&line.after).unwrap();
             let cursor = serde_json::from_str(&stored).unwrap();
             let (rest, missing) = all(&mut spool.follow(cursor, part_max), 1 << 20, 1 << 20, ended);
-            assert_eq!(
-                (rest.as_slice(), missing.as_slice()),
-                (&lines[at + 1..], &[][..]),
-                "seed {seed} line {at}"
-            );
+            assert_eq!((rest.as_slice(), missing.as_slice()), (&lines[at + 1..], &[][..]), "seed {seed} line {at}");
         }
     }
 }
@@ -245,22 +189,15 @@ fn a_growing_spool_gives_the_same_lines_however_often_it_is_looked_at() {
             lines.extend(all(&mut follower, 1 + dice.roll(40) as usize, 2, None).0);
             match dice.roll(4) {
                 0 => {
-                    follower = spool.follow(
-                        lines
-                            .last()
-                            .map_or_else(SpoolCursor::default, |line| line.after),
-                        part_max,
-                    );
+                    follower =
+                        spool.follow(lines.last().map_or_else(SpoolCursor::default, |line| line.after), part_max);
                 }
                 1 => follower = spool.follow(follower.cursor(), part_max),
                 _ => {}
             }
         }
         lines.extend(all(&mut follower, 1 << 20, 1 << 20, Some(spool.lengths())).0);
-        let plain: Vec<_> = lines
-            .iter()
-            .map(|l| (l.stream, l.bytes.to_vec(), l.newline, l.part))
-            .collect();
+        let plain: Vec<_> = lines.iter().map(|l| (l.stream, l.bytes.to_vec(), l.newline, l.part)).collect();
         assert_eq!(plain, by_hand(&pieces, part_max), "seed {seed}");
     }
 }
@@ -272,9 +209,7 @@ fn long_lines_cross_windows() {
     let mut expected = Vec::new();
     for at in 0..40 {
         let stream = Stream::BOTH[at % 2];
-        let mut bytes: Vec<u8> = (0..dice.roll(200_000))
-            .map(|at| b'a' + (at % 26) as u8)
-            .collect();
+        let mut bytes: Vec<u8> = (0..dice.roll(200_000)).map(|at| b'a' + (at % 26) as u8).collect();
         expected.push((stream, bytes.clone()));
         bytes.push(b'\n');
         // The line comes in two pieces, with the other stream's in between.
@@ -283,16 +218,8 @@ fn long_lines_cross_windows() {
         spool.append(stream, &bytes[cut..]);
     }
     spool.store();
-    let (lines, _) = all(
-        &mut spool.follow(SpoolCursor::default(), 1 << 20),
-        100_000,
-        10,
-        Some(spool.lengths()),
-    );
-    let plain: Vec<_> = lines
-        .iter()
-        .map(|line| (line.stream, line.bytes.to_vec()))
-        .collect();
+    let (lines, _) = all(&mut spool.follow(SpoolCursor::default(), 1 << 20), 100_000, 10, Some(spool.lengths()));
+    let plain: Vec<_> = lines.iter().map(|line| (line.stream, line.bytes.to_vec())).collect();
     assert!(plain == expected);
 }
 
@@ -304,82 +231,35 @@ fn what_a_power_cut_took_is_named_and_the_rest_is_read() {
     spool.append(Stream::Stdout, b"three\nfour");
     spool.store();
     let ended = Some(spool.lengths());
-    let (lines, _) = all(
-        &mut spool.follow(SpoolCursor::default(), 100),
-        1000,
-        1000,
-        ended,
-    );
+    let (lines, _) = all(&mut spool.follow(SpoolCursor::default(), 100), 1000, 1000, ended);
     assert_eq!(lines.len(), 5);
     let after_three = lines[3].after;
 
     // The file is shorter than the cursor.
     fs::write(spool.temp.path().join("stdout"), b"one\nt").unwrap();
-    let short = SpoolLengths {
-        stdout: 5,
-        stderr: 4,
-    };
+    let short = SpoolLengths { stdout: 5, stderr: 4 };
     let (rest, missing) = all(&mut spool.follow(after_three, 100), 1000, 1000, Some(short));
     assert_eq!(rest, []);
-    assert_eq!(
-        missing,
-        [Missing {
-            stream: Stream::Stdout,
-            from: 5,
-            to: 14
-        }]
-    );
+    assert_eq!(missing, [Missing { stream: Stream::Stdout, from: 5, to: 14 }]);
 
     // The file is shorter than the end that was recorded; what is there is read, the cut line without a newline.
-    let (rest, missing) = all(
-        &mut spool.follow(SpoolCursor::default(), 100),
-        1000,
-        1000,
-        ended,
-    );
-    let texts: Vec<_> = rest
-        .iter()
-        .map(|l| {
-            (
-                l.stream,
-                String::from_utf8_lossy(&l.bytes).into_owned(),
-                l.newline,
-            )
-        })
-        .collect();
+    let (rest, missing) = all(&mut spool.follow(SpoolCursor::default(), 100), 1000, 1000, ended);
+    let texts: Vec<_> =
+        rest.iter().map(|l| (l.stream, String::from_utf8_lossy(&l.bytes).into_owned(), l.newline)).collect();
     let line = |stream, text: &str, newline| (stream, text.to_owned(), newline);
     assert_eq!(
         texts,
-        [
-            line(Stream::Stdout, "one", true),
-            line(Stream::Stderr, "err", true),
-            line(Stream::Stdout, "t", false)
-        ]
+        [line(Stream::Stdout, "one", true), line(Stream::Stderr, "err", true), line(Stream::Stdout, "t", false)]
     );
-    assert_eq!(
-        missing,
-        [Missing {
-            stream: Stream::Stdout,
-            from: 5,
-            to: 18
-        }]
-    );
+    assert_eq!(missing, [Missing { stream: Stream::Stdout, from: 5, to: 18 }]);
 
     // `order` is torn: every byte is still read, the unknown order made up at the end.
     spool.store();
     fs::write(spool.temp.path().join("order"), &spool.order[..30]).unwrap();
-    let (rest, missing) = all(
-        &mut spool.follow(SpoolCursor::default(), 100),
-        1000,
-        1000,
-        ended,
-    );
+    let (rest, missing) = all(&mut spool.follow(SpoolCursor::default(), 100), 1000, 1000, ended);
     assert_eq!(missing, []);
     for stream in Stream::BOTH {
-        assert_eq!(
-            bytes_of(&rest, stream),
-            spool.data[usize::from(stream == Stream::Stderr)]
-        );
+        assert_eq!(bytes_of(&rest, stream), spool.data[usize::from(stream == Stream::Stderr)]);
     }
 }
 
@@ -393,13 +273,8 @@ fn arrival_order_between_the_streams_is_kept() {
     let exit = attempt.end();
     assert_eq!(exit.how, How::Exited { code: 0 });
     let (lines, _) = all(&mut attempt.follower(), 1 << 20, 7, Some(ended(&exit)));
-    let seen: Vec<_> = lines
-        .iter()
-        .map(|l| (l.stream, String::from_utf8_lossy(&l.bytes).into_owned()))
-        .collect();
-    let expected: Vec<_> = (0..400)
-        .map(|at| (Stream::BOTH[at % 2], format!("line {at}")))
-        .collect();
+    let seen: Vec<_> = lines.iter().map(|l| (l.stream, String::from_utf8_lossy(&l.bytes).into_owned())).collect();
+    let expected: Vec<_> = (0..400).map(|at| (Stream::BOTH[at % 2], format!("line {at}"))).collect();
     assert_eq!(seen, expected);
 }
 
@@ -418,12 +293,7 @@ fn a_live_spool_is_followed_to_its_end() {
         assert!(bytes_of(&lines, stream) == attempt.read(stream.file_name()));
     }
     // Read again at once it is the very same.
-    let (again, _) = all(
-        &mut attempt.follower(),
-        1 << 20,
-        1 << 20,
-        Some(ended(&exit)),
-    );
+    let (again, _) = all(&mut attempt.follower(), 1 << 20, 1 << 20, Some(ended(&exit)));
     assert!(again == lines);
 }
 
@@ -434,36 +304,17 @@ fn a_new_reader_goes_on_where_the_old_one_was_killed() {
     let mut cursor = SpoolCursor::default();
     let exit = wait_for("the end", || {
         // A server that lives for one batch, and loses what it read beyond its cursor.
-        let mut follower = Follower::open(
-            &attempt.dir,
-            cursor,
-            LineLimits {
-                part_bytes_max: 65_536,
-            },
-        )
-        .unwrap();
+        let mut follower = Follower::open(&attempt.dir, cursor, LineLimits { part_bytes_max: 65_536 }).unwrap();
         let batch = follower.batch(3000, 100, None).unwrap();
         let keep = batch.lines.len().div_ceil(2);
         lines.extend(batch.lines.into_iter().take(keep));
         cursor = lines.last().map_or(cursor, |line| line.after);
         attempt.dir.read_exit().unwrap()
     });
-    let mut follower = Follower::open(
-        &attempt.dir,
-        cursor,
-        LineLimits {
-            part_bytes_max: 65_536,
-        },
-    )
-    .unwrap();
+    let mut follower = Follower::open(&attempt.dir, cursor, LineLimits { part_bytes_max: 65_536 }).unwrap();
     lines.extend(all(&mut follower, 1 << 20, 1 << 20, Some(ended(&exit))).0);
     attempt.end();
-    let (whole, _) = all(
-        &mut attempt.follower(),
-        1 << 20,
-        1 << 20,
-        Some(ended(&exit)),
-    );
+    let (whole, _) = all(&mut attempt.follower(), 1 << 20, 1 << 20, Some(ended(&exit)));
     assert!(whole == lines);
 }
 
@@ -471,14 +322,9 @@ fn a_new_reader_goes_on_where_the_old_one_was_killed() {
 fn a_reader_of_an_unstarted_spool_waits() {
     let mut attempt = Attempt::create(fixture(&["hang"]));
     let mut follower = attempt.follower();
-    assert_eq!(
-        follower.batch(1000, 1000, None).unwrap(),
-        longhaul_supervise::Batch::default()
-    );
+    assert_eq!(follower.batch(1000, 1000, None).unwrap(), longhaul_supervise::Batch::default());
     attempt.launch();
-    let lines = wait_for("a line", || {
-        Some(follower.batch(1000, 1000, None).unwrap().lines).filter(|l| !l.is_empty())
-    });
+    let lines = wait_for("a line", || Some(follower.batch(1000, 1000, None).unwrap().lines).filter(|l| !l.is_empty()));
     assert_eq!((lines.len(), &lines[0].bytes[..]), (1, &b"hanging"[..]));
     attempt.control(1).stop(StopReason::Cancel, 1).unwrap();
     attempt.end();

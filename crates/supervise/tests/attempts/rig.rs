@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use longhaul_supervise::{
-    AttemptDir, AttemptSpec, AttemptState, ControlClient, Exit, Follower, Limits, LineLimits,
-    Settled, SpoolCursor, Started, Stdin, StopSignal, StopStep, find_marked, kill_marked,
+    AttemptDir, AttemptSpec, AttemptState, ControlClient, Exit, Follower, Limits, LineLimits, Settled, SpoolCursor,
+    Started, Stdin, StopSignal, StopStep, find_marked, kill_marked,
 };
 
 pub const FIXTURE: &str = env!("CARGO_BIN_EXE_supervise-fixture");
@@ -42,25 +42,15 @@ pub fn fixture(args: &[&str]) -> AttemptSpec {
         args: args.iter().map(|&arg| arg.to_owned()).collect(),
         cwd: "/".to_owned(),
         stdin: Stdin::Null,
-        limits: Limits {
-            output_bytes_max: 1 << 30,
-            idle_ms: None,
-        },
+        limits: Limits { output_bytes_max: 1 << 30, idle_ms: None },
         deadline_ms: None,
         drain_ms: 200,
-        stop: vec![StopStep::Signal {
-            signal: StopSignal::Term,
-            wait_ms: 300,
-        }],
+        stop: vec![StopStep::Signal { signal: StopSignal::Term, wait_ms: 300 }],
     }
 }
 
 pub fn shell(script: &str) -> AttemptSpec {
-    AttemptSpec {
-        program: "/bin/sh".to_owned(),
-        args: vec!["-c".to_owned(), script.to_owned()],
-        ..fixture(&[])
-    }
+    AttemptSpec { program: "/bin/sh".to_owned(), args: vec!["-c".to_owned(), script.to_owned()], ..fixture(&[]) }
 }
 
 pub struct Attempt {
@@ -88,17 +78,9 @@ impl Attempt {
         env: &[(&str, &str)],
         stdin: Option<&[u8]>,
     ) -> Self {
-        let env: Vec<_> = env
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), value.to_owned()))
-            .collect();
+        let env: Vec<_> = env.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect();
         let dir = AttemptDir::create(path, &spec, &env, stdin).unwrap();
-        Self {
-            dir,
-            spec,
-            shim: None,
-            _temp: temp,
-        }
+        Self { dir, spec, shim: None, _temp: temp }
     }
 
     pub fn start(spec: AttemptSpec) -> Self {
@@ -146,9 +128,7 @@ impl Attempt {
 
     /// Connects as soon as the shim listens.
     pub fn control(&self, epoch: u64) -> ControlClient {
-        wait_for("the control socket", || {
-            ControlClient::connect(self.dir.path(), epoch).ok()
-        })
+        wait_for("the control socket", || ControlClient::connect(self.dir.path(), epoch).ok())
     }
 
     /// Waits for the shim's end, proves the exit, and that nothing of the attempt remains.
@@ -161,34 +141,18 @@ impl Attempt {
             Settled::Exit(exit) => *exit,
             Settled::StillAlive => panic!("the lock is held after the shim's end"),
         };
-        assert_eq!(
-            self.dir.state().unwrap(),
-            AttemptState::Dead {
-                exit: Box::new(exit.clone())
-            }
-        );
+        assert_eq!(self.dir.state().unwrap(), AttemptState::Dead { exit: Box::new(exit.clone()) });
         self.nothing_remains();
         assert!(!self.file("env").exists(), "secrets remain");
         exit
     }
 
     pub fn nothing_remains(&self) {
-        assert_eq!(
-            find_marked(&self.spec.marker).unwrap(),
-            Vec::<i32>::new(),
-            "processes remain"
-        );
+        assert_eq!(find_marked(&self.spec.marker).unwrap(), Vec::<i32>::new(), "processes remain");
     }
 
     pub fn follower(&self) -> Follower {
-        Follower::open(
-            &self.dir,
-            SpoolCursor::default(),
-            LineLimits {
-                part_bytes_max: 64 * 1024,
-            },
-        )
-        .unwrap()
+        Follower::open(&self.dir, SpoolCursor::default(), LineLimits { part_bytes_max: 64 * 1024 }).unwrap()
     }
 }
 

@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use longhaul_supervise::{
-    AttemptSpec, ControlClient, Exit, How, Limits, Stdin, Stop, StopReason, StopSignal, StopStep,
-    WriteFrame,
+    AttemptSpec, ControlClient, Exit, How, Limits, Stdin, Stop, StopReason, StopSignal, StopStep, WriteFrame,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -22,14 +21,8 @@ fn verdict(exit: &Exit) -> (How, Stop) {
     (exit.how.clone(), exit.stop)
 }
 
-const TERMED: How = How::Signaled {
-    signal: 15,
-    core: false,
-};
-const KILLED: How = How::Signaled {
-    signal: 9,
-    core: false,
-};
+const TERMED: How = How::Signaled { signal: 15, core: false };
+const KILLED: How = How::Signaled { signal: 9, core: false };
 const EXITED: How = How::Exited { code: 0 };
 
 #[test]
@@ -38,32 +31,14 @@ fn the_ladder_goes_as_far_as_it_must() {
         (fixture(&["hang"]), TERMED),
         (fixture(&["trap-term"]), EXITED),
         (fixture(&["ignore-term"]), KILLED),
+        (AttemptSpec { stop: vec![], ..fixture(&["hang"]) }, KILLED),
         (
-            AttemptSpec {
-                stop: vec![],
-                ..fixture(&["hang"])
-            },
-            KILLED,
+            AttemptSpec { stop: vec![signal(StopSignal::Int, 30_000)], ..fixture(&["hang"]) },
+            How::Signaled { signal: 2, core: false },
         ),
         (
-            AttemptSpec {
-                stop: vec![signal(StopSignal::Int, 30_000)],
-                ..fixture(&["hang"])
-            },
-            How::Signaled {
-                signal: 2,
-                core: false,
-            },
-        ),
-        (
-            AttemptSpec {
-                stop: vec![signal(StopSignal::Usr1, 30_000)],
-                ..fixture(&["hang"])
-            },
-            How::Signaled {
-                signal: 10,
-                core: false,
-            },
+            AttemptSpec { stop: vec![signal(StopSignal::Usr1, 30_000)], ..fixture(&["hang"]) },
+            How::Signaled { signal: 10, core: false },
         ),
         // A process that was stopped must not outwait TERM.
         (shell("echo up; kill -STOP $$"), TERMED),
@@ -73,12 +48,7 @@ fn the_ladder_goes_as_far_as_it_must() {
         attempt.speaks();
         assert_eq!(cancel(&attempt), Stop::Cancel);
         let exit = attempt.end();
-        assert_eq!(
-            verdict(&exit),
-            (how, Stop::Cancel),
-            "{}",
-            attempt.spec.attempt
-        );
+        assert_eq!(verdict(&exit), (how, Stop::Cancel), "{}", attempt.spec.attempt);
         assert!(exit.stop_asked_at_ms.unwrap() >= attempt.started().started_at_ms);
     }
 }
@@ -88,10 +58,7 @@ fn term_reaches_tools_in_sessions_of_their_own_and_int_does_not() {
     // The leader waits for its tool; the tool traps TERM and says so.
     let script = "setsid sh -c 'trap \"echo tool got TERM; exit\" TERM; echo up; while :; do sleep 0.01; done' & \
                   trap 'wait; exit 4' TERM; wait; wait; exit 9";
-    let mut attempt = Attempt::start(AttemptSpec {
-        stop: vec![signal(StopSignal::Term, 20_000)],
-        ..shell(script)
-    });
+    let mut attempt = Attempt::start(AttemptSpec { stop: vec![signal(StopSignal::Term, 20_000)], ..shell(script) });
     attempt.speaks();
     cancel(&attempt);
     let exit = attempt.end();
@@ -100,41 +67,26 @@ fn term_reaches_tools_in_sessions_of_their_own_and_int_does_not() {
 
     let script = "sh -c 'trap \"echo tool got INT\" INT; echo up; for i in 1 2 3 4 5; do sleep 0.01; done' & \
                   trap 'wait; echo leader got INT; exit 5' INT; wait; wait; exit 9";
-    let mut attempt = Attempt::start(AttemptSpec {
-        stop: vec![signal(StopSignal::Int, 20_000)],
-        ..shell(script)
-    });
+    let mut attempt = Attempt::start(AttemptSpec { stop: vec![signal(StopSignal::Int, 20_000)], ..shell(script) });
     attempt.speaks();
     cancel(&attempt);
-    assert_eq!(
-        verdict(&attempt.end()),
-        (How::Exited { code: 5 }, Stop::Cancel)
-    );
+    assert_eq!(verdict(&attempt.end()), (How::Exited { code: 5 }, Stop::Cancel));
     assert_eq!(attempt.text("stdout"), "up\nleader got INT\n");
 }
 
 #[test]
 fn the_protocols_own_cancel_comes_first() {
-    let write = |text: &str, wait_ms| StopStep::Write {
-        frame: WriteFrame::new(text.as_bytes()),
-        wait_ms,
-    };
+    let write = |text: &str, wait_ms| StopStep::Write { frame: WriteFrame::new(text.as_bytes()), wait_ms };
     let channel = Stdin::Channel { close_when: None };
-    let spec = AttemptSpec {
-        stdin: channel,
-        stop: vec![write("interrupt\n", 20_000)],
-        ..fixture(&["protocol"])
-    };
+    let spec = AttemptSpec { stdin: channel, stop: vec![write("interrupt\n", 20_000)], ..fixture(&["protocol"]) };
     let mut attempt = Attempt::start(spec);
     attempt.started();
     cancel(&attempt);
     assert_eq!(verdict(&attempt.end()), (EXITED, Stop::Cancel));
     assert_eq!(attempt.text("stdout"), "{\"type\":\"interrupted\"}\n");
     // Without a channel the step is skipped, however long it would wait.
-    let spec = AttemptSpec {
-        stop: vec![write("interrupt\n", 600_000), signal(StopSignal::Term, 100)],
-        ..fixture(&["hang"])
-    };
+    let spec =
+        AttemptSpec { stop: vec![write("interrupt\n", 600_000), signal(StopSignal::Term, 100)], ..fixture(&["hang"]) };
     let mut attempt = Attempt::start(spec);
     attempt.speaks();
     cancel(&attempt);
@@ -144,35 +96,19 @@ fn the_protocols_own_cancel_comes_first() {
 #[test]
 fn limits_of_time_are_enforced_without_a_server() {
     let begun = Instant::now();
-    let mut attempt = Attempt::start(AttemptSpec {
-        deadline_ms: Some(100),
-        ..fixture(&["chatter", "5"])
-    });
+    let mut attempt = Attempt::start(AttemptSpec { deadline_ms: Some(100), ..fixture(&["chatter", "5"]) });
     let exit = attempt.end();
     assert_eq!(verdict(&exit), (TERMED, Stop::Deadline));
     assert!(exit.ran_ms >= 100 && begun.elapsed() >= Duration::from_millis(100));
 
-    let idle = Limits {
-        output_bytes_max: 1 << 20,
-        idle_ms: Some(150),
-    };
-    let mut attempt = Attempt::start(AttemptSpec {
-        limits: idle,
-        ..fixture(&["hang"])
-    });
+    let idle = Limits { output_bytes_max: 1 << 20, idle_ms: Some(150) };
+    let mut attempt = Attempt::start(AttemptSpec { limits: idle, ..fixture(&["hang"]) });
     assert_eq!(verdict(&attempt.end()), (TERMED, Stop::Idle));
     assert_eq!(attempt.text("stdout"), "hanging\n");
 
     // Somebody who talks is not idle; the deadline ends him.
-    let spec = AttemptSpec {
-        limits: idle,
-        deadline_ms: Some(600),
-        ..fixture(&["chatter", "5"])
-    };
-    assert_eq!(
-        verdict(&Attempt::start(spec).end()),
-        (TERMED, Stop::Deadline)
-    );
+    let spec = AttemptSpec { limits: idle, deadline_ms: Some(600), ..fixture(&["chatter", "5"]) };
+    assert_eq!(verdict(&Attempt::start(spec).end()), (TERMED, Stop::Deadline));
 }
 
 #[test]
@@ -180,15 +116,7 @@ fn signals_to_the_shim() {
     let mut attempt = Attempt::start(fixture(&["trap-term"]));
     attempt.speaks();
     let shim = Pid::from_raw(attempt.shim_pid()).unwrap();
-    for harmless in [
-        Signal::HUP,
-        Signal::INT,
-        Signal::QUIT,
-        Signal::USR1,
-        Signal::USR2,
-        Signal::ALARM,
-        Signal::PIPE,
-    ] {
+    for harmless in [Signal::HUP, Signal::INT, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::ALARM, Signal::PIPE] {
         kill_process(shim, harmless).unwrap();
     }
     // It answers, so it has survived them.
@@ -199,34 +127,22 @@ fn signals_to_the_shim() {
 
 #[test]
 fn the_first_stop_wins() {
-    let spec = AttemptSpec {
-        stop: vec![signal(StopSignal::Term, 300)],
-        deadline_ms: Some(400),
-        ..fixture(&["ignore-term"])
-    };
+    let spec =
+        AttemptSpec { stop: vec![signal(StopSignal::Term, 300)], deadline_ms: Some(400), ..fixture(&["ignore-term"]) };
     let mut attempt = Attempt::start(spec);
     attempt.speaks();
     let mut client = attempt.control(1);
-    assert_eq!(
-        client.stop(StopReason::Shutdown, 1).unwrap(),
-        Stop::Shutdown
-    );
+    assert_eq!(client.stop(StopReason::Shutdown, 1).unwrap(), Stop::Shutdown);
     assert_eq!(client.stop(StopReason::Cancel, 1).unwrap(), Stop::Shutdown);
     assert_eq!(verdict(&attempt.end()), (KILLED, Stop::Shutdown));
 }
 
 #[test]
 fn a_stop_after_the_end_does_not_begin_but_hurries() {
-    let spec = AttemptSpec {
-        drain_ms: 600_000,
-        ..fixture(&["leave", "keep", "session"])
-    };
+    let spec = AttemptSpec { drain_ms: 600_000, ..fixture(&["leave", "keep", "session"]) };
     let mut attempt = Attempt::start(spec);
     let mut client = attempt.control(1);
-    let draining = || {
-        (client.status().unwrap().phase == longhaul_supervise::control::Phase::Draining)
-            .then_some(())
-    };
+    let draining = || (client.status().unwrap().phase == longhaul_supervise::control::Phase::Draining).then_some(());
     wait_for("the drain", draining);
     assert_eq!(client.stop(StopReason::Cancel, 1).unwrap(), Stop::None);
     assert_eq!(verdict(&attempt.end()), (EXITED, Stop::None));
@@ -251,10 +167,9 @@ fn race(rounds: u32, spec: impl Fn(u32) -> AttemptSpec, ask: impl Fn(u32, &mut C
         match verdict(&exit) {
             (How::Exited { code: 7 }, Stop::None) => after += 1,
             // Stopped in its last instructions, after the look and before the signal: begun first all the same.
-            (
-                How::Exited { code: 7 } | How::Signaled { signal: 15 | 9, .. },
-                Stop::Cancel | Stop::Deadline,
-            ) => before += 1,
+            (How::Exited { code: 7 } | How::Signaled { signal: 15 | 9, .. }, Stop::Cancel | Stop::Deadline) => {
+                before += 1;
+            }
             other => panic!("round {round}: {other:?}"),
         }
     }
@@ -290,23 +205,13 @@ fn a_deadline_races_an_ordinary_end() {
 fn a_limit_races_an_ordinary_end() {
     // One byte too many as the last act.
     for _ in 0..ROUNDS {
-        let limits = Limits {
-            output_bytes_max: 10,
-            idle_ms: None,
-        };
-        let mut attempt = Attempt::start(AttemptSpec {
-            limits,
-            ..fixture(&["say", "0123456789x", "7"])
-        });
+        let limits = Limits { output_bytes_max: 10, idle_ms: None };
+        let mut attempt = Attempt::start(AttemptSpec { limits, ..fixture(&["say", "0123456789x", "7"]) });
         let exit = attempt.end();
         match verdict(&exit) {
-            (How::Exited { code: 7 }, Stop::None | Stop::OutputLimit)
-            | (TERMED, Stop::OutputLimit) => {}
+            (How::Exited { code: 7 }, Stop::None | Stop::OutputLimit) | (TERMED, Stop::OutputLimit) => {}
             other => panic!("{other:?}"),
         }
-        assert_eq!(
-            (attempt.text("stdout").as_str(), exit.output_lost_bytes),
-            ("0123456789", 1)
-        );
+        assert_eq!((attempt.text("stdout").as_str(), exit.output_lost_bytes), ("0123456789", 1));
     }
 }

@@ -65,8 +65,12 @@ impl Renderer {
     pub(super) fn discarded(&mut self, inks: &mut Vec<Ink>, message: &MessageDiscarded) {
         let shown = self.messages.open.remove(&message.message_id).is_some() && self.screen.out_tty;
         self.end_text(inks);
-        let what = if shown { "the text above does not count" } else { "a message was lost" };
-        self.note(inks, Paint::Yellow, &format!("! {what}: {}", escape::one_line(&message.reason)));
+        let why = escape::one_line(&message.reason);
+        if shown {
+            self.note(inks, Paint::Yellow, &format!("! the text above does not count: {why}"));
+        } else {
+            self.detail(inks, &format!("a message was lost: {why}"));
+        }
     }
 
     pub(super) fn reasoning(&mut self, inks: &mut Vec<Ink>, delta: &ReasoningDelta) {

@@ -1,0 +1,238 @@
+//! Kill at every append: a run whose server dies at each single write of the store ends in the same log.
+//!
+//! The engine runs in this process on the memory store, which dies at a chosen commit, before or after that commit is
+//! durable. The agent and its shim are real processes and live on, as they do when a server is killed.
+#![allow(missing_docs)]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use longhaul_engine::{Engine, NewRun, Options, Origin, Sealed};
+use longhaul_harness::Permissions;
+use longhaul_model::event::{Event, EventData};
+use longhaul_model::time::Clock;
+use longhaul_model::{ProjectId, RunId, RunKey, Seq, Timestamp};
+use longhaul_store::{CrashPoint, MemoryStore, ReadLimit, Store};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Now;
+
+impl Clock for Now {
+    fn now(&self) -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        Timestamp::from_unix_ms(since.as_millis() as i64)
+    }
+}
+
+fn options(store: Arc<MemoryStore>, dir: &Path) -> Options {
+    Options {
+        store,
+        data_dir: dir.to_owned(),
+        exe: env!("CARGO_BIN_EXE_longhaul").into(),
+        live_max: 4,
+        queue_max: 10,
+        clock: Arc::new(Now),
+        environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+    }
+}
+
+fn key() -> RunKey {
+    RunKey { project: ProjectId::default_project(), run: RunId::parse("r").unwrap() }
+}
+
+#[derive(Clone, Copy)]
+enum Script {
+    /// A command that prints in several steps on both streams and fails.
+    Command,
+    /// The built-in agent with every kind of event.
+    Agent,
+}
+
+fn request(script: Script) -> NewRun {
+    let (harness, command, args, model) = match script {
+        Script::Command => (
+            "exec",
+            Some("/bin/sh".to_owned()),
+            vec!["-c".to_owned(), "for i in 1 2 3 4 5; do echo $i; sleep 0.02; done; echo e >&2; exit 3".to_owned()],
+            None,
+        ),
+        Script::Agent => ("demo", None, vec![], Some("tools".to_owned())),
+    };
+    NewRun {
+        key: key(),
+        digest: "d".to_owned(),
+        harness: harness.to_owned(),
+        sealed: Sealed {
+            model,
+            prompt: command.is_none().then(|| "look around".to_owned()),
+            system: None,
+            command,
+            args,
+            stdin: None,
+            cwd: "/".into(),
+            env: [].into(),
+            captured_env: None,
+            effort: None,
+            permissions: Permissions::Cli,
+            allowed_tools: vec![],
+            turns_max: None,
+            idle_ms: None,
+            timeout_ms: 60_000,
+            new_session: String::new(),
+        },
+        name: None,
+        tags: [].into(),
+        metadata: serde_json::Map::default(),
+        origin: Origin::default(),
+        cancel_on_disconnect: false,
+        refuse_busy_cwd: false,
+        warnings: vec![],
+        place: None,
+        records: vec![],
+    }
+}
+
+/// One server's life on a store; whether the run was over before the store died.
+async fn live(store: &MemoryStore, dir: &Path, script: Script) -> bool {
+    let Ok(engine) = Engine::start(options(Arc::new(store.clone()), dir)).await else { return false };
+    // A client that got no answer asks again with the same id: the request attaches or is new.
+    let _ = engine.dispatch(request(script)).await;
+    let deadline = Instant::now() + PATIENCE;
+    let over = loop {
+        if store.is_closed() {
+            break false;
+        }
+        match engine.view(&key()).await {
+            Ok(Some(view)) if view.doc.run.status.is_terminal() => break true,
+            _ => tokio::time::sleep(Duration::from_millis(2)).await,
+        }
+        assert!(Instant::now() < deadline, "the run does not end");
+    };
+    // The process of a killed server is simply gone: here its tasks are told to stop, and its store is dead already.
+    engine.shutdown().await;
+    over
+}
+
+async fn log(store: &MemoryStore) -> Vec<Event> {
+    let row = store.run(&key()).await.unwrap().expect("the run is there");
+    let limit = ReadLimit { events_max: usize::MAX, bytes_max: usize::MAX };
+    let page = store.read(row.stream, Seq::ZERO, limit).await.unwrap();
+    let events: Vec<Event> = page.events.iter().map(|e| Event::decode(&e.wire).unwrap()).collect();
+    for (at, event) in events.iter().enumerate() {
+        assert_eq!(event.seq, Seq::new(at as u64 + 1), "dense");
+    }
+    events
+}
+
+/// What must be the same however often the server died: everything but who owned the run, attempts that provably
+/// started nothing, and what differs between any two runs.
+fn story(events: &[Event]) -> Vec<String> {
+    let mut story = Vec::new();
+    for event in events {
+        let line = match &event.data {
+            EventData::RunAdopted(_) => continue,
+            EventData::RunAttemptStarted(_) => "attempt".to_owned(),
+            EventData::ProcessExited(d) if d.how == "never_started" => {
+                assert_eq!(story.pop().as_deref(), Some("attempt"), "an attempt that started nothing says nothing");
+                continue;
+            }
+            EventData::ProcessStarted(d) => format!("started {}", d.command),
+            EventData::RunStarted(_) => "run.started".to_owned(),
+            EventData::ProcessExited(d) => format!("exited {:?} {} {}", d.exit, d.how, d.stop),
+            EventData::RunCompleted(d) => format!("completed {:?} {:?}", d.exit, d.totals.usage),
+            EventData::RunFailed(d) => format!("failed {:?} {:?}", d.error, d.exit),
+            EventData::OutputLine(d) => format!("{:?}", d),
+            other => format!("{other:?}"),
+        };
+        story.push(line);
+    }
+    story
+}
+
+fn both_streams_apart(story: &[String]) -> Vec<String> {
+    // A line of stdout and one of stderr written at nearly the same time may arrive in either order.
+    let (err, mut out): (Vec<_>, Vec<_>) = story.iter().cloned().partition(|line| line.contains("Stderr"));
+    out.extend(err);
+    out
+}
+
+async fn story_without_faults(script: Script) -> Vec<String> {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let store = MemoryStore::new();
+    assert!(live(&store, dir.path(), script).await);
+    both_streams_apart(&story(&log(&store.reopen()).await))
+}
+
+fn make(dir: &Path) {
+    std::fs::create_dir_all(dir.join("runs")).unwrap();
+    std::fs::create_dir_all(dir.join("work")).unwrap();
+}
+
+/// The server dies once, at each commit in turn.
+async fn dies_once(script: Script, point: CrashPoint) {
+    let expected = story_without_faults(script).await;
+    for commits in 1.. {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path());
+        let store = MemoryStore::new();
+        store.crash_after(commits, point);
+        let over = live(&store, dir.path(), script).await;
+        let store = store.reopen();
+        assert!(live(&store, dir.path(), script).await);
+        let found = both_streams_apart(&story(&log(&store.reopen()).await));
+        assert_eq!(found, expected, "died at commit {commits}");
+        if over {
+            assert!(commits > 5, "a run takes more than {commits} commits");
+            return;
+        }
+    }
+}
+
+/// Every server dies, each after one or two commits of its own beside the one for its epoch.
+async fn dies_always(script: Script, point: CrashPoint) {
+    let expected = story_without_faults(script).await;
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path());
+    let mut store = MemoryStore::new();
+    for life in 0..500 {
+        // By turns one and two: a server that always died between the intent to start and the start would never start.
+        store.crash_after(2 + life % 2, point);
+        let over = live(&store, dir.path(), script).await;
+        store = store.reopen();
+        if over {
+            break;
+        }
+        assert!(life < 499, "the run gets nowhere");
+    }
+    assert!(live(&store, dir.path(), script).await);
+    assert_eq!(both_streams_apart(&story(&log(&store.reopen()).await)), expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_survives_the_loss_of_each_commit() {
+    dies_once(Script::Command, CrashPoint::BeforeDurable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_survives_each_commit_that_nobody_heard_of() {
+    dies_once(Script::Command, CrashPoint::AfterDurable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_survives_the_loss_of_each_commit() {
+    dies_once(Script::Agent, CrashPoint::BeforeDurable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_survives_each_commit_that_nobody_heard_of() {
+    dies_once(Script::Agent, CrashPoint::AfterDurable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_every_server_dies_ends_all_the_same() {
+    dies_always(Script::Command, CrashPoint::BeforeDurable).await;
+    dies_always(Script::Agent, CrashPoint::AfterDurable).await;
+}

@@ -1,0 +1,133 @@
+//! The scripted model server, and what the real agent programs need to use it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// Where programs are, beside the agent's own directory.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A model on loopback whose answers are written by the test.
+pub struct ModelServer {
+    child: Child,
+    url: String,
+    http: reqwest::Client,
+}
+
+impl ModelServer {
+    pub fn start() -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/scripted_model.py");
+        let mut child = Command::new("python3")
+            .arg(script)
+            .args(["--port", "0", "--max-seconds", "300"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs the scripted model server");
+        let mut url = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        Self { child, url: url.trim().to_owned(), http: reqwest::Client::new() }
+    }
+
+    /// Sets what the model says under a name, and gives the address to say it at.
+    pub async fn script(&self, name: &str, turns: &Value) -> String {
+        let url = format!("{}/s/{name}", self.url);
+        let answer = self.http.put(&url).body(turns.to_string()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        url
+    }
+
+    /// What was asked under a name, without the bodies.
+    pub async fn requests(&self, name: &str) -> Vec<Value> {
+        self.http.get(format!("{}/s/{name}", self.url)).send().await.unwrap().json().await.unwrap()
+    }
+
+    /// The same with the bodies.
+    pub async fn bodies(&self, name: &str) -> Vec<Value> {
+        self.http.get(format!("{}/s/{name}?bodies=1", self.url)).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+impl Drop for ModelServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A real agent program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Agent {
+    Claude,
+    Codex,
+}
+
+impl Agent {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Claude => "claude",
+            Self::Codex => "codex",
+        }
+    }
+
+    /// A run of this agent against the model at `url`, with a home of its own below `dir`; `None` if it is not installed.
+    pub fn request(self, id: &str, dir: &Path, url: &str, prompt: &str) -> Option<Value> {
+        let program = super::tool(self.name())?;
+        let home = dir.join(format!("home-{id}"));
+        std::fs::create_dir_all(&home).unwrap();
+        let path = format!("{}:{PATH}", program.parent().unwrap().display());
+        let env = match self {
+            Self::Claude => json!({
+                "PATH": path, "HOME": home, "ANTHROPIC_BASE_URL": url, "ANTHROPIC_API_KEY": "dummy-key",
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
+                "CLAUDE_CODE_MAX_RETRIES": "1",
+            }),
+            Self::Codex => {
+                let config = format!(
+                    "model = \"scripted\"\nmodel_provider = \"local\"\ncheck_for_update_on_startup = false\n\
+                     [features]\nplugins = false\n\
+                     [model_providers.local]\nname = \"local\"\nbase_url = \"{url}/v1\"\nwire_api = \"responses\"\n\
+                     env_key = \"LOCAL_KEY\"\nrequest_max_retries = 1\nstream_max_retries = 1\n"
+                );
+                std::fs::write(home.join("config.toml"), config).unwrap();
+                json!({ "PATH": path, "HOME": home, "CODEX_HOME": home, "LOCAL_KEY": "dummy-key" })
+            }
+        };
+        Some(json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env }))
+    }
+
+    /// A turn's tool call that runs a shell command.
+    pub fn shell(self, command: &str) -> Value {
+        match self {
+            Self::Claude => json!({ "shell": command }),
+            // Without it codex goes on after ten seconds although the command still runs.
+            Self::Codex => json!({ "name": "exec_command", "args": { "cmd": command, "yield_time_ms": 30_000 } }),
+        }
+    }
+}
+
+/// Lets a gated answer of the model go on, step by step.
+pub struct Gate(PathBuf);
+
+impl Gate {
+    pub fn new(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        Self(dir.to_owned())
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.0
+    }
+
+    /// Lets stream event `number` go.
+    pub fn open(&self, number: usize) {
+        std::fs::write(self.0.join(number.to_string()), "").unwrap();
+    }
+
+    /// Lets all go.
+    pub fn open_all(&self) {
+        std::fs::write(self.0.join("all"), "").unwrap();
+    }
+}
