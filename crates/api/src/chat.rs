@@ -24,16 +24,57 @@ const NOT_DIGESTED: &[&str] = &["run_id", "session_id", "project", "stream", "st
 
 /// Members of OpenAI's request that an agent CLI has no use for. They are accepted and named in `X-Longhaul-Ignored`.
 const IGNORED: &[&str] = &[
-    "temperature", "top_p", "top_k", "n", "stop", "seed", "max_tokens", "max_completion_tokens", "presence_penalty",
-    "frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "user", "tools", "tool_choice",
-    "parallel_tool_calls", "functions", "function_call", "service_tier", "store", "modalities", "prediction", "audio",
-    "safety_identifier", "prompt_cache_key", "verbosity", "web_search_options",
+    "temperature",
+    "top_p",
+    "top_k",
+    "n",
+    "stop",
+    "seed",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "user",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "functions",
+    "function_call",
+    "service_tier",
+    "store",
+    "modalities",
+    "prediction",
+    "audio",
+    "safety_identifier",
+    "prompt_cache_key",
+    "verbosity",
+    "web_search_options",
 ];
 
 const KNOWN: &[&str] = &[
-    "model", "messages", "stream", "stream_options", "run_id", "session_id", "project", "queue_timeout_ms",
-    "reasoning_effort", "metadata", "cwd", "env", "permissions", "allowed_tools", "timeout_ms", "limits", "tags",
-    "on_disconnect", "response_format", "name",
+    "model",
+    "messages",
+    "stream",
+    "stream_options",
+    "run_id",
+    "session_id",
+    "project",
+    "queue_timeout_ms",
+    "reasoning_effort",
+    "metadata",
+    "cwd",
+    "env",
+    "permissions",
+    "allowed_tools",
+    "timeout_ms",
+    "limits",
+    "tags",
+    "on_disconnect",
+    "response_format",
+    "name",
 ];
 
 /// The body of `POST /v1/chat/completions`.
@@ -105,10 +146,8 @@ impl ChatRequest {
             None => (chat.model.clone(), None),
         };
         // The rest are fields of a run request and are checked as such.
-        let mut run: Map<String, Value> = map
-            .into_iter()
-            .filter(|(k, v)| !v.is_null() && crate::RunRequest::FIELDS.contains(&k.as_str()))
-            .collect();
+        let mut run: Map<String, Value> =
+            map.into_iter().filter(|(k, v)| !v.is_null() && crate::RunRequest::FIELDS.contains(&k.as_str())).collect();
         run.insert("harness".into(), harness.into());
         run.remove("model");
         if let Some(model) = model {
@@ -211,7 +250,9 @@ pub fn problem_of(run: &Projection) -> Option<Problem> {
                 .fact("failure", serde_json::to_value(failure).unwrap_or_default())
         }
         Status::Cancelled => Problem::new(ErrorCode::RunCancelled, "the run was cancelled"),
-        Status::Completed | Status::Queued | Status::Starting | Status::BindingSession | Status::Running => return None,
+        Status::Completed | Status::Queued | Status::Starting | Status::BindingSession | Status::Running => {
+            return None;
+        }
     };
     Some(problem.fact("run_id", run.id.as_str()))
 }
@@ -386,7 +427,12 @@ mod tests {
         let whole = |id: &str, text: &str| -> EventData {
             MessageCompleted { message_id: id.into(), parent_call_id: None, text: text.into() }.into()
         };
-        let usage = Usage { input_tokens: Some(600), output_tokens: Some(50), cache_read_tokens: Some(400), ..Usage::default() };
+        let usage = Usage {
+            input_tokens: Some(600),
+            output_tokens: Some(50),
+            cache_read_tokens: Some(400),
+            ..Usage::default()
+        };
         let data: Vec<EventData> = vec![
             RunCreated {
                 project: ProjectId::default_project(),
@@ -407,7 +453,12 @@ mod tests {
             whole("m1", "one two"),
             whole("m2", "three"),
             UsageReported { scope: "run".into(), usage: usage.clone(), ..UsageReported::default() }.into(),
-            RunCompleted { reason: "verdict".into(), exit: None, totals: Totals { usage: Some(usage), ..Totals::default() } }.into(),
+            RunCompleted {
+                reason: "verdict".into(),
+                exit: None,
+                totals: Totals { usage: Some(usage), ..Totals::default() },
+            }
+            .into(),
         ];
         data.into_iter()
             .enumerate()
@@ -470,9 +521,13 @@ mod tests {
     #[test]
     fn conversations_become_prompts() {
         let messages = |text: &str| serde_json::from_str::<Vec<Message>>(text).unwrap();
-        let one = messages(r#"[{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"hi"}]}]"#);
+        let one = messages(
+            r#"[{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"hi"}]}]"#,
+        );
         assert_eq!(prompt_of(&one).unwrap(), ("hi".into(), Some("be brief".into())));
-        let many = messages(r#"[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[]},{"role":"user","content":"b"}]"#);
+        let many = messages(
+            r#"[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[]},{"role":"user","content":"b"}]"#,
+        );
         assert_eq!(prompt_of(&many).unwrap().0, "user:\na\n\nuser:\nb");
         let image = messages(r#"[{"role":"user","content":[{"type":"image_url","image_url":{}}]}]"#);
         assert_eq!(prompt_of(&image).unwrap_err().param.as_deref(), Some("messages[0].content[0]"));

@@ -219,7 +219,10 @@ mod tests {
     #[test]
     fn capacity_refusals_may_be_retried() {
         for code in ErrorCode::ALL {
-            assert_eq!(code.may_retry(), matches!(code.status(), 429 | 507) || (code.status() == 503 && *code != ErrorCode::HarnessMissing));
+            assert_eq!(
+                code.may_retry(),
+                matches!(code.status(), 429 | 507) || (code.status() == 503 && *code != ErrorCode::HarnessMissing)
+            );
         }
     }
 }

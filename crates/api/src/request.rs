@@ -163,9 +163,33 @@ pub struct RunRequest {
 impl RunRequest {
     /// Every field name.
     pub const FIELDS: &[&str] = &[
-        "run_id", "project", "session_id", "harness", "model", "prompt", "messages", "system", "command", "args",
-        "stdin", "cwd", "env", "captured_env", "effort", "permissions", "allowed_tools", "mcp", "response_format",
-        "timeout_ms", "limits", "on_lost", "on_disconnect", "on_cwd_busy", "tags", "metadata", "name",
+        "run_id",
+        "project",
+        "session_id",
+        "harness",
+        "model",
+        "prompt",
+        "messages",
+        "system",
+        "command",
+        "args",
+        "stdin",
+        "cwd",
+        "env",
+        "captured_env",
+        "effort",
+        "permissions",
+        "allowed_tools",
+        "mcp",
+        "response_format",
+        "timeout_ms",
+        "limits",
+        "on_lost",
+        "on_disconnect",
+        "on_cwd_busy",
+        "tags",
+        "metadata",
+        "name",
     ];
 
     /// Parses a body and makes its digest.
@@ -266,7 +290,10 @@ impl RunRequest {
             if key.is_empty() || key.len() > limits::TAG_BYTES_MAX || value.len() > limits::TAG_BYTES_MAX {
                 return Err(Problem::invalid(
                     "tags",
-                    format!("a tag's key and value have at most {} bytes, and the key at least one", limits::TAG_BYTES_MAX),
+                    format!(
+                        "a tag's key and value have at most {} bytes, and the key at least one",
+                        limits::TAG_BYTES_MAX
+                    ),
                 ));
             }
         }

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn frames_survive_any_cut() {
-        let wire = [retry(900), comment("hi"), frame("7", Some("a.b"), "{\"x\":1}"), frame_without_id(None, "a\nb")].concat();
+        let wire =
+            [retry(900), comment("hi"), frame("7", Some("a.b"), "{\"x\":1}"), frame_without_id(None, "a\nb")].concat();
         let want = vec![
             Frame { id: Some("7".into()), event: Some("a.b".into()), data: "{\"x\":1}".into() },
             Frame { id: None, event: None, data: "a\nb".into() },

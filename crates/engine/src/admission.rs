@@ -45,18 +45,12 @@ pub(crate) fn installed(
     if find(program, path).is_some() {
         return Ok(());
     }
-    Err(DispatchError::HarnessMissing {
-        harness: harness.name(),
-        program: program.clone(),
-        install: harness.install(),
-    })
+    Err(DispatchError::HarnessMissing { harness: harness.name(), program: program.clone(), install: harness.install() })
 }
 
 /// The program's file, searched as `execvp` does.
 pub fn find(program: &str, path: &str) -> Option<PathBuf> {
-    let executable = |file: &Path| {
-        rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
-    };
+    let executable = |file: &Path| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
     if program.contains('/') {
         return Some(PathBuf::from(program)).filter(|file| executable(file));
     }

@@ -1,7 +1,7 @@
 //! Cancel: a durable intent, recorded and then acted on.
 
-use longhaul_model::event::RunCancelRequested;
 use longhaul_model::RunKey;
+use longhaul_model::event::RunCancelRequested;
 use longhaul_store::{Commit, RecordKey, RecordWrite, Urgency};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;

@@ -16,6 +16,7 @@ use longhaul_model::{Event, RunId, RunKey, Seq, Status, StreamId, event};
 use longhaul_store::{Commit, CommitError, RecordWrite};
 use serde_json::{Map, Value};
 
+use crate::admission;
 use crate::doc::{self, Doc, Origin};
 use crate::engine::Engine;
 use crate::error::DispatchError;
@@ -23,7 +24,6 @@ use crate::owner::Owner;
 use crate::places::Place;
 use crate::sealed::{self, Sealed};
 use crate::view::Shared;
-use crate::admission;
 
 /// A request to run something, checked for form by its face.
 #[derive(Debug)]
@@ -220,8 +220,7 @@ impl Engine {
             last_seq: Seq::ZERO,
             doc: doc.encode(),
         };
-        let create =
-            longhaul_store::NewRun { row, epoch: self.inner.epoch, events: wires, feed: vec![0] };
+        let create = longhaul_store::NewRun { row, epoch: self.inner.epoch, events: wires, feed: vec![0] };
         let commit = Commit { create: Some(create), records: new.records.clone(), ..Commit::default() };
         match self.store().commit(commit).await {
             Ok(done) => match done.created {

@@ -35,6 +35,8 @@ pub struct Options {
     pub live_max: usize,
     /// Runs that wait.
     pub queue_max: usize,
+    /// Bytes of output one run may write, stdout and stderr together, before it is stopped.
+    pub output_bytes_max: u64,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The server's environment, read once.
@@ -97,10 +99,8 @@ impl Engine {
         let rows = self.store().live_runs().await?;
         self.inner.recovery.found(rows.len() as u64);
         for row in rows {
-            let doc = Doc::decode(&row.doc).map_err(|what| StoreError::Corrupt {
-                place: format!("row of run {}", row.key),
-                what,
-            })?;
+            let doc = Doc::decode(&row.doc)
+                .map_err(|what| StoreError::Corrupt { place: format!("row of run {}", row.key), what })?;
             let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
             self.adopt(Owner::recovering(self.clone(), shared));
         }
@@ -247,8 +247,8 @@ impl Engine {
             return Ok(Some(View { stream: shared.stream, doc: shared.doc(), queue, readers: shared.readers() }));
         }
         let Some(row) = self.store().run(key).await? else { return Ok(None) };
-        let doc = Doc::decode(&row.doc)
-            .map_err(|what| StoreError::Corrupt { place: format!("row of run {key}"), what })?;
+        let doc =
+            Doc::decode(&row.doc).map_err(|what| StoreError::Corrupt { place: format!("row of run {key}"), what })?;
         Ok(Some(View { stream: row.stream, doc, queue: None, readers: 0 }))
     }
 
@@ -348,8 +348,7 @@ async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
     };
     let next = last + 1;
     let write = RecordWrite { key, value: Some(next.to_string().into_bytes().into()), only_new: false };
-    let commit =
-        Commit { records: vec![write], urgency: longhaul_store::Urgency::Reserve, ..Commit::default() };
+    let commit = Commit { records: vec![write], urgency: longhaul_store::Urgency::Reserve, ..Commit::default() };
     match store.commit(commit).await {
         Ok(_) => Ok(Epoch::new(next)),
         Err(CommitError::Full) => Err(StoreError::Unavailable("the disk is full".to_owned())),

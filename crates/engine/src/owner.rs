@@ -50,11 +50,7 @@ const RETRY: Duration = Duration::from_millis(300);
 #[derive(Debug)]
 pub(crate) enum Message {
     /// Record that the run shall end.
-    Cancel {
-        intent: RunCancelRequested,
-        records: Vec<RecordWrite>,
-        reply: oneshot::Sender<Result<bool, CancelError>>,
-    },
+    Cancel { intent: RunCancelRequested, records: Vec<RecordWrite>, reply: oneshot::Sender<Result<bool, CancelError>> },
 }
 
 /// Why an owner lets go before its run is over.
@@ -240,9 +236,7 @@ impl Owner {
         match decide(&self.state, command, &self.ctx()) {
             Ok(events) if events.is_empty() => Ok(()),
             Ok(events) => self.commit_patiently(events, None, vec![], urgency).await,
-            Err(longhaul_model::Rejection::Fenced { owner }) => {
-                Err(LetGo::Lost(format!("epoch {owner} owns it")))
-            }
+            Err(longhaul_model::Rejection::Fenced { owner }) => Err(LetGo::Lost(format!("epoch {owner} owns it"))),
             Err(rejection) => {
                 tracing::warn!(run = %self.shared.key, %rejection, "a command did not apply");
                 Ok(())

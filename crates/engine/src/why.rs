@@ -52,7 +52,13 @@ impl Engine {
             let blocked = live.shared.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
             if let Some((cause, since)) = blocked {
                 let since = Timestamp::from_unix_ms(since);
-                return Ok(Some(Why { cause: format!("waits for {cause}"), owner: "operator", since, next: None, facts }));
+                return Ok(Some(Why {
+                    cause: format!("waits for {cause}"),
+                    owner: "operator",
+                    since,
+                    next: None,
+                    facts,
+                }));
             }
         }
         let (cause, owner, since, next) = match run.status {

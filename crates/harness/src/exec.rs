@@ -86,3 +86,29 @@ impl Parser for ExecParser {
         saved::encode(NAME, VERSION, &self.pieces)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_started_as_it_is() {
+        let args = ["-n".to_owned(), String::new()];
+        let request = Request { command: Some("cat"), args: &args, stdin: Some(b"a\0b"), ..Request::default() };
+        let plan = Exec.plan(&request).unwrap();
+        assert_eq!((plan.program, &*plan.args), (Program::Path("cat".to_owned()), &args[..]));
+        assert_eq!(plan.stdin.as_deref(), Some(&b"a\0b"[..]));
+    }
+
+    #[test]
+    fn what_a_command_has_no_use_for_is_refused_by_name() {
+        let field = |request: Request<'_>| Exec.plan(&request).unwrap_err().field();
+        let nul = ["a\0".to_owned()];
+        assert_eq!(field(Request::default()), "command");
+        assert_eq!(field(Request { command: Some(""), ..Request::default() }), "command");
+        assert_eq!(field(Request { command: Some("ls"), prompt: Some("x"), ..Request::default() }), "prompt");
+        assert_eq!(field(Request { command: Some("ls"), args: &nul, ..Request::default() }), "args");
+        let full = Request { command: Some("ls"), permissions: crate::Permissions::Full, ..Request::default() };
+        assert_eq!(field(full), "permissions");
+    }
+}

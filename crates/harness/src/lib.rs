@@ -23,5 +23,5 @@ mod shape;
 pub use harness::Harness;
 pub use parser::{Parser, SourceLine, StateError};
 pub use plan::{Plan, Program, StopStep};
-pub use request::{Permissions, PlanError, Request};
 pub use registry::{all, find};
+pub use request::{Permissions, PlanError, Request};

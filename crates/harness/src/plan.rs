@@ -50,7 +50,7 @@ pub struct Plan {
 /// Variables that every agent needs: to find programs, its home, and the caller's language and time zone.
 pub(crate) const ENV_BASE: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_*", "TZ"];
 
-/// TERM with two seconds to obey: what a command that knows nothing of us gets.
+/// TERM and five seconds to obey: what a command that knows nothing of us gets.
 pub(crate) fn stop_by_term() -> Vec<StopStep> {
     vec![StopStep::Signal { name: "TERM", wait_ms: 5_000 }]
 }

@@ -27,7 +27,7 @@ mod tests {
         let names: Vec<_> = all().iter().map(|h| h.name()).collect();
         assert_eq!(names, ["claude", "codex", "demo", "exec"]);
         for name in names {
-            assert_eq!(find(name).map(|h| h.name()), Some(name));
+            assert_eq!(find(name).map(Harness::name), Some(name));
         }
         assert!(find("Claude").is_none());
         assert!(find("").is_none());

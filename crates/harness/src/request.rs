@@ -78,7 +78,7 @@ impl Request<'_> {
             ("allowed_tools", !self.allowed_tools.is_empty()),
             ("turns_max", self.turns_max.is_some()),
         ];
-        for (field, _) in set.into_iter().filter(|(field, set)| *set && !honoured.contains(field)) {
+        if let Some((field, _)) = set.into_iter().find(|(field, set)| *set && !honoured.contains(field)) {
             return Err(PlanError::Unsupported { harness, field });
         }
         let texts = [
@@ -97,8 +97,8 @@ impl Request<'_> {
             if text.contains('\0') {
                 return Err(PlanError::Nul { field });
             }
-            if field != "prompt" && text.len() > limits::ARG_BYTES_MAX {
-                return Err(PlanError::TooLong { field, bytes: text.len(), bytes_max: limits::ARG_BYTES_MAX });
+            if field != "prompt" {
+                fits_argument(field, text)?;
             }
         }
         if self.turns_max == Some(0) {
@@ -126,6 +126,12 @@ pub(crate) fn plain_word(field: &'static str, text: &str) -> Result<(), PlanErro
         return Err(PlanError::Invalid { field, message });
     }
     Ok(())
+}
+
+/// Text that travels as one argument and may be longer there than in the request.
+pub(crate) fn fits_argument(field: &'static str, text: &str) -> Result<(), PlanError> {
+    let (bytes, bytes_max) = (text.len(), limits::ARG_BYTES_MAX);
+    if bytes > bytes_max { Err(PlanError::TooLong { field, bytes, bytes_max }) } else { Ok(()) }
 }
 
 /// Why a harness cannot honour a request. Nothing was started.

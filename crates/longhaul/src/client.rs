@@ -14,5 +14,5 @@ pub use call::{Client, ListQuery, RunPage};
 pub use error::ClientError;
 pub use find::{Finder, Found, LocalServer, Origin, Starting, local_server};
 pub use follow::{Follow, Hello, Step};
-pub use launch::{LaunchError, Launched, StartLock, launch, launch_under, log_path};
+pub use launch::{LaunchError, Launched, Listen, StartLock, launch, launch_under, log_path};
 pub use settings::{Settings, SettingsError, token_file};

@@ -14,6 +14,7 @@ mod log;
 mod models;
 mod openapi;
 mod ops;
+mod peer;
 mod query;
 mod reply;
 mod runs;
@@ -33,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use door::Door;
 pub use openapi::document as openapi_document;
+pub use peer::Peer;
 pub use reply::Failure;
 
 /// What every handler may use.
@@ -103,7 +105,9 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
         .route("/openapi.json", get(openapi::show))
-        .fallback(|| async { Failure::new(ErrorCode::RouteNotFound, "there is nothing at this path; see /openapi.json") })
+        .fallback(|| async {
+            Failure::new(ErrorCode::RouteNotFound, "there is nothing at this path; see /openapi.json")
+        })
         .method_not_allowed_fallback(|| async {
             Failure::new(ErrorCode::MethodNotAllowed, "this path does not take this method; see /openapi.json")
         })

@@ -46,6 +46,10 @@ pub struct Options {
     pub log_json: bool,
     /// Runs with a process at once.
     pub live_max: Option<usize>,
+    /// Runs that may wait for a place.
+    pub queue_max: Option<usize>,
+    /// Bytes of output one run may write.
+    pub output_limit: Option<u64>,
 }
 
 /// Why a server did not start or did not end well.
@@ -60,7 +64,9 @@ pub enum ServeError {
         holder: String,
     },
     /// Somebody else has the port.
-    #[error("the address {address} is held by {holder}; name another one with --listen, or 127.0.0.1:0 for a free port")]
+    #[error(
+        "the address {address} is held by {holder}; name another one with --listen, or 127.0.0.1:0 for a free port"
+    )]
     AddressHeld {
         /// The address.
         address: String,
@@ -139,7 +145,9 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let started = Instant::now();
     let listen = options.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
     let address: SocketAddr = listen.parse().map_err(|_| {
-        ServeError::Config(format!("{listen:?} is not an address to listen on; it must be ADDR:PORT, as 127.0.0.1:4437"))
+        ServeError::Config(format!(
+            "{listen:?} is not an address to listen on; it must be ADDR:PORT, as 127.0.0.1:4437"
+        ))
     })?;
     if !address.ip().is_loopback() && options.token.is_none() {
         return Err(ServeError::Config(format!(
@@ -178,7 +186,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         data_dir: options.data_dir.as_path().into(),
     };
     let ended = signals(stop.clone())?;
-    let face = axum::serve(listener, http::router(app)).with_graceful_shutdown({
+    let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>()).with_graceful_shutdown({
         let draining = draining.clone();
         async move { draining.cancelled().await }
     });
@@ -263,7 +271,8 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>) -> longhaul_engi
         data_dir: options.data_dir.clone(),
         exe: PathBuf::from("/proc/self/exe"),
         live_max: options.live_max.unwrap_or_else(|| (2 * cores).max(4)),
-        queue_max: limits::QUEUE_MAX,
+        queue_max: options.queue_max.unwrap_or(limits::QUEUE_MAX),
+        output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
         clock: Arc::new(SystemClock),
         environment,
     }

@@ -33,6 +33,7 @@ fn options(store: Arc<MemoryStore>, dir: &Path) -> Options {
         exe: env!("CARGO_BIN_EXE_longhaul").into(),
         live_max: 4,
         queue_max: 10,
+        output_bytes_max: longhaul_model::limits::SPOOL_BYTES_MAX,
         clock: Arc::new(Now),
         environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
     }

@@ -198,9 +198,8 @@ impl Seq {
     /// # Errors
     /// The text, if it has a sign, a leading zero, anything but digits, or does not fit 63 bits.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let canonical = !text.is_empty()
-            && text.bytes().all(|b| b.is_ascii_digit())
-            && (text == "0" || !text.starts_with('0'));
+        let canonical =
+            !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
         match text.parse::<u64>() {
             Ok(number) if canonical && i64::try_from(number).is_ok() => Ok(Self(number)),
             _ => Err(text.to_owned()),

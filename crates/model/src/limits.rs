@@ -26,16 +26,16 @@ pub const STDERR_TAIL_BYTES: usize = 4 << 10;
 pub const SPOOL_BYTES_MAX: u64 = 1 << 30;
 
 /// The budget of a run that names none.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(6 * 3600);
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_hours(6);
 
 /// The largest budget a run may ask for: thirty days.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const TIMEOUT_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// How long the server lets the shim enforce a deadline before it acts itself.
 pub const DEADLINE_GRACE: Duration = Duration::from_secs(10);
 
 /// Silence after which a run carries a warning.
-pub const SILENCE_WARNING: Duration = Duration::from_secs(600);
+pub const SILENCE_WARNING: Duration = Duration::from_mins(10);
 
 /// How long output that somebody else's pipe still holds is drained after the agent's own end.
 pub const DRAIN: Duration = Duration::from_millis(500);
@@ -86,4 +86,4 @@ pub const SSE_KEEPALIVE: Duration = Duration::from_secs(15);
 pub const READERS_MAX: usize = 20_000;
 
 /// How long a chat retry without an id may look back for the run it repeats.
-pub const CHAT_RETRY_WINDOW: Duration = Duration::from_secs(3600);
+pub const CHAT_RETRY_WINDOW: Duration = Duration::from_hours(1);

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{
-    Cost, Driver, Event, EventData, ExitInfo, Failure, OutputStream, Totals, Usage, UsageReported,
-};
+use crate::event::{Cost, Driver, Event, EventData, ExitInfo, Failure, OutputStream, Totals, Usage, UsageReported};
 use crate::id::{ProjectId, RunId, Seq, SessionId};
 use crate::limits;
 use crate::run::Status;

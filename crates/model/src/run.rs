@@ -315,8 +315,7 @@ impl RunState {
             EventData::RunFailed(d) => self.end(Status::Failed, &d.totals),
             EventData::RunCancelled(d) => self.end(Status::Cancelled, &d.totals),
             EventData::OutputLine(d) => {
-                let harness_stdout =
-                    self.driver == Driver::Harness && d.stream == crate::event::OutputStream::Stdout;
+                let harness_stdout = self.driver == Driver::Harness && d.stream == crate::event::OutputStream::Stdout;
                 if harness_stdout && d.part.unwrap_or(0) == 0 {
                     self.totals.unknown_lines += 1;
                 }

@@ -17,10 +17,15 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Step {
     Start,
-    Began { right_attempt: bool },
+    Began {
+        right_attempt: bool,
+    },
     Say(Say),
     Cancel,
-    Exit { how: ExitHow, stop: Stop },
+    Exit {
+        how: ExitHow,
+        stop: Stop,
+    },
     GiveUp,
     Adopt,
     /// The server dies; the next one has a higher epoch and folds the log anew.
@@ -28,7 +33,9 @@ enum Step {
     /// A server of an earlier epoch tries something.
     Zombie,
     /// A reader folds the log up to a place in it.
-    Read { permille: u16 },
+    Read {
+        permille: u16,
+    },
 }
 
 #[derive(Debug, Clone)]

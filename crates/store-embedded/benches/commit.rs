@@ -18,7 +18,8 @@ const ROUND: Duration = Duration::from_secs(3);
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let root = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let arguments: Vec<_> = std::env::args_os().collect();
     if let [_, flag, dir] = &arguments[..]

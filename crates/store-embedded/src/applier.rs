@@ -212,8 +212,7 @@ impl<'a> Work<'a> {
         }
         work.applied.keys.extend(work.rows.values().map(|row| row.key.clone()));
         work.applied.rows = work.rows.keys().copied().chain(work.erased.iter().copied()).collect();
-        work.applied.records =
-            work.records.keys().map(|(kind, id)| (Cow::clone(kind), (*id).to_owned())).collect();
+        work.applied.records = work.records.keys().map(|(kind, id)| (Cow::clone(kind), (*id).to_owned())).collect();
         work
     }
 
@@ -290,7 +289,10 @@ fn write_stream(conn: &Connection, stream: StreamId, entries: &[&StreamEntry]) -
         StreamHead::empty()
     } else {
         streams::find(conn, stream)?.ok_or_else(|| {
-            Fault::corrupt(format!("longhaul.db: streams, stream {stream}"), "a commit appends to it, and it is missing")
+            Fault::corrupt(
+                format!("longhaul.db: streams, stream {stream}"),
+                "a commit appends to it, and it is missing",
+            )
         })?
     };
     let first = head.tail.next();

@@ -174,7 +174,8 @@ impl Committer {
             let mut memory = self.shared.memory();
             let before = memory.pending_bytes;
             let wake = memory.publish(&group);
-            if before == 0 || (before < crate::limits::APPLY_BYTES && memory.pending_bytes >= crate::limits::APPLY_BYTES)
+            if before == 0
+                || (before < crate::limits::APPLY_BYTES && memory.pending_bytes >= crate::limits::APPLY_BYTES)
             {
                 self.shared.work.notify_one();
             }

@@ -82,9 +82,8 @@ impl Entry {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         number(out, self.streams.len() as u64);
         for s in &self.streams {
-            let flags = u8::from(s.created) * CREATED
-                + u8::from(s.cursor.is_some()) * CURSOR
-                + u8::from(s.row.is_some()) * ROW;
+            let flags =
+                u8::from(s.created) * CREATED + u8::from(s.cursor.is_some()) * CURSOR + u8::from(s.row.is_some()) * ROW;
             out.push(flags);
             number(out, s.stream.get());
             number(out, s.first_seq.get());
@@ -336,7 +335,12 @@ mod tests {
             row: Some(Arc::new(row)),
         };
         let record = RecordEntry { kind: "k".into(), id: "i".into(), value: None };
-        Entry { streams: vec![stream], records: vec![record], erase: Some((key, StreamId::new(3))), feed_first: 1 << 40 }
+        Entry {
+            streams: vec![stream],
+            records: vec![record],
+            erase: Some((key, StreamId::new(3))),
+            feed_first: 1 << 40,
+        }
     }
 
     #[test]

@@ -105,14 +105,7 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(applied: u64, feed_tail: u64) -> Self {
-        Self {
-            durable: applied,
-            applied,
-            feed_tail,
-            feed_applied: feed_tail,
-            watchers_sweep_at: 64,
-            ..Self::default()
-        }
+        Self { durable: applied, applied, feed_tail, feed_applied: feed_tail, watchers_sweep_at: 64, ..Self::default() }
     }
 
     /// Makes a durable group visible.
@@ -127,8 +120,7 @@ impl Memory {
                 self.write(written, group.id, &mut wake);
             }
             for record in &entry.records {
-                self.records
-                    .insert((record.kind.clone(), record.id.clone()), (record.value.clone(), group.id));
+                self.records.insert((record.kind.clone(), record.id.clone()), (record.value.clone(), group.id));
             }
         }
         self.durable = group.id;

@@ -158,13 +158,19 @@ fn check_span(journal: &Journal, meta: &Meta) -> Result<()> {
     if meta.applied > span.last {
         return Err(Fault::corrupt(
             "journal.db: journal",
-            format!("it ends at row {}, the library has applied row {}: it is older or was cut", span.last, meta.applied),
+            format!(
+                "it ends at row {}, the library has applied row {}: it is older or was cut",
+                span.last, meta.applied
+            ),
         ));
     }
     if span.first > meta.applied + 1 {
         return Err(Fault::corrupt(
             "longhaul.db: meta.applied",
-            format!("it has applied row {}, the journal begins at {}: it is older or was cut", meta.applied, span.first),
+            format!(
+                "it has applied row {}, the journal begins at {}: it is older or was cut",
+                meta.applied, span.first
+            ),
         ));
     }
     Ok(())

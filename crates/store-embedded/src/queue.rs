@@ -93,8 +93,8 @@ impl Queue {
                 return Err(CommitError::Closed);
             }
             let bytes = job.as_ref().map_or(0, |job| job.bytes);
-            let full = waiting.jobs.len() >= self.commits_max
-                || (waiting.bytes > 0 && waiting.bytes + bytes > self.bytes_max);
+            let full =
+                waiting.jobs.len() >= self.commits_max || (waiting.bytes > 0 && waiting.bytes + bytes > self.bytes_max);
             if full {
                 return Ok(false);
             }

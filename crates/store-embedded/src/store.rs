@@ -179,7 +179,8 @@ impl EmbeddedStore {
                 return Ok(Head { tail: stored.tail, epoch: stored.epoch, cursor: stored.cursor });
             };
             // The cursor is the library's: unless another commit came between, it belongs to this tail.
-            let same = self.shared.memory().head(stream).is_none_or(|(now, _, cursor, _)| now == tail && cursor.is_none());
+            let same =
+                self.shared.memory().head(stream).is_none_or(|(now, _, cursor, _)| now == tail && cursor.is_none());
             if same && stored.tail <= tail {
                 return Ok(Head { tail, epoch, cursor: stored.cursor });
             }

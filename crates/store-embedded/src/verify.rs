@@ -133,7 +133,9 @@ fn verify_runs(conn: &Connection, meta: Option<&Meta>, report: &mut Report) -> H
             live += u64::from(!row.status.is_terminal());
             match runs::find(conn, &row.key) {
                 Ok(Some(found)) if found == row => {}
-                Ok(_) => wrong.push(Fault::corrupt(format!("longhaul.db: runs, run {}", row.key), "its key leads elsewhere")),
+                Ok(_) => {
+                    wrong.push(Fault::corrupt(format!("longhaul.db: runs, run {}", row.key), "its key leads elsewhere"))
+                }
                 Err(fault) => wrong.push(fault),
             }
             run_of.insert(row.stream, row.key.run.as_str().to_owned());
@@ -197,7 +199,8 @@ fn verify_chunks(
                 wrong.push(Fault::corrupt(place.as_str(), "the chunk has no stream"));
             }
             if chunk.first != next || chunk.first_byte != byte {
-                let what = format!("it begins at event {}, byte {}, not at {next}, {byte}", chunk.first, chunk.first_byte);
+                let what =
+                    format!("it begins at event {}, byte {}, not at {next}, {byte}", chunk.first, chunk.first_byte);
                 wrong.push(Fault::corrupt(place.as_str(), what));
             }
             ends.insert(chunk.stream, (chunk.last.next(), chunk.first_byte + chunk.body.len() as u64));
@@ -214,7 +217,8 @@ fn verify_chunks(
     for (stream, head) in heads {
         let (next, bytes) = ends.get(stream).copied().unwrap_or((head.earliest, head.bytes));
         if next != head.tail.next() || bytes != head.bytes {
-            let what = format!("its tail is {} at byte {}, its chunks end before {next} at {bytes}", head.tail, head.bytes);
+            let what =
+                format!("its tail is {} at byte {}, its chunks end before {next} at {bytes}", head.tail, head.bytes);
             report.add(format!("longhaul.db: streams, stream {stream}"), what);
         }
     }
@@ -281,7 +285,10 @@ fn verify_journal(dir: &Path, meta: Option<&Meta>, report: &mut Report) {
     let read = journal.rows(span.first.saturating_sub(1), |id, body| {
         rows += 1;
         entry::decode(&body).map(drop).map_err(|malformed| {
-            Fault::corrupt(format!("journal.db: journal, row {id}"), format!("{} at byte {}", malformed.what, malformed.at))
+            Fault::corrupt(
+                format!("journal.db: journal, row {id}"),
+                format!("{} at byte {}", malformed.what, malformed.at),
+            )
         })
     });
     report.keep(read);
@@ -294,7 +301,8 @@ fn verify_journal(dir: &Path, meta: Option<&Meta>, report: &mut Report) {
             report.add("journal.db: journal", format!("it ends at {}, {} was applied", span.last, meta.applied));
         }
         if span.first > meta.applied + 1 {
-            report.add("journal.db: journal", format!("it begins at {}, only {} was applied", span.first, meta.applied));
+            report
+                .add("journal.db: journal", format!("it begins at {}, only {} was applied", span.first, meta.applied));
         }
     }
     match report.keep(Witness::read(dir)) {

@@ -59,8 +59,7 @@ impl Witness {
 
     /// Opens or makes the file; that it is there is durable, what it says is not.
     pub(crate) fn open(dir: &Path, store: Uuid, acknowledged: u64) -> Result<Self> {
-        let file =
-            OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(NAME)).at(NAME)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(NAME)).at(NAME)?;
         let witness = Self { file, store };
         witness.file.set_len(BYTES as u64).at(NAME)?;
         witness.write(acknowledged)?;

@@ -3,9 +3,9 @@
 //! Job: one async function per promise, over a [`Place`] that opens and reopens the store under test, and a macro that
 //! makes a test of each. Owns: nothing; each case gets a fresh place. Never: knows which store it looks at.
 
-pub mod fixture;
 mod concurrency;
 mod feed;
+pub mod fixture;
 mod records;
 mod reference;
 mod runs;

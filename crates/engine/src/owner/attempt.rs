@@ -112,7 +112,10 @@ impl Owner {
                 None => supervise::Stdin::Null,
                 Some(_) => supervise::Stdin::File { name: "stdin".to_owned() },
             },
-            limits: supervise::Limits { output_bytes_max: limits::SPOOL_BYTES_MAX, idle_ms: sealed.idle_ms },
+            limits: supervise::Limits {
+                output_bytes_max: self.engine.inner.options.output_bytes_max,
+                idle_ms: sealed.idle_ms,
+            },
             deadline_ms: Some(sealed.timeout_ms),
             drain_ms: limits::DRAIN.as_millis() as u64,
             stop: plan.stop.iter().map(stop_step).collect(),
@@ -235,7 +238,14 @@ impl Owner {
         let mut more = false;
         let mut silent_since = Instant::now();
         let mut warned = false;
+        let since = Instant::now();
+        let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
         loop {
+            // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
+            if since.elapsed() > budget && !stop_sent {
+                stop_sent = true;
+                let _ = control.stop(StopReason::Deadline).await;
+            }
             if self.state.cancel.is_some() && !stop_sent {
                 stop_sent = true;
                 if let Err(error) = control.stop(StopReason::Cancel).await {

@@ -1,8 +1,8 @@
 //! An owner's commits: encode, append under the expected tail and epoch, then fold and show.
 
 use bytes::Bytes;
-use longhaul_model::event::Encoder;
 use longhaul_model::Event;
+use longhaul_model::event::Encoder;
 use longhaul_store::{Commit, CommitError, RecordWrite, RunRow, StreamWrite, Urgency};
 
 use super::{Events, LetGo, Owner, RETRY};

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use longhaul_model::event::{EventData, ResourceUse, Warning};
-use longhaul_model::run::{Command, Exit, ExecError, ExitHow, Stop, decide};
+use longhaul_model::run::{Command, ExecError, Exit, ExitHow, Stop, decide};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
 use longhaul_supervise::{self as supervise, AttemptDir, How, SpoolLengths, kill_marked};
@@ -113,7 +113,9 @@ impl Owner {
                 exit.killed_descendants = report.killed.len() as u32;
                 exit.unkilled = report.remaining;
             }
-            Ok(Err(error)) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
+            Ok(Err(error)) => {
+                tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes")
+            }
             Err(error) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
         }
     }
@@ -124,10 +126,9 @@ fn exit_of(record: &supervise::Exit) -> Exit {
         How::Exited { code } => ExitHow::Exited(*code),
         How::Signaled { signal, .. } => ExitHow::Signaled(*signal),
         How::NeverStarted { exec_error } => ExitHow::NeverStarted {
-            error: exec_error.as_ref().map(|e| ExecError {
-                errno: e.errno,
-                message: format!("{}: {}", e.path, e.message),
-            }),
+            error: exec_error
+                .as_ref()
+                .map(|e| ExecError { errno: e.errno, message: format!("{}: {}", e.path, e.message) }),
         },
         How::Lost => ExitHow::Lost,
     };

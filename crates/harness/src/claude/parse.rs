@@ -134,7 +134,9 @@ impl State {
                 }
             }
             "api_retry" => {
-                let number = |name| count(line, name).map_or_else(|| "?".to_owned(), |n| n.to_string());
+                // Milliseconds have a fraction in 2.1.197.
+                let number =
+                    |name| line.get(name).and_then(Value::as_f64).map_or_else(|| "?".to_owned(), |n| format!("{n:.0}"));
                 let status = count(line, "error_status").map_or_else(String::new, |s| format!(" {s}"));
                 let why = text(line, "error").unwrap_or("unknown");
                 let message = format!(

@@ -7,7 +7,7 @@ use longhaul_model::event::Warning;
 
 use super::NAME;
 use crate::plan::{ENV_BASE, Plan, Program, stop_by_interrupt};
-use crate::request::{Permissions, PlanError, Request, plain_word};
+use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word};
 
 pub(super) const PROGRAM: &str = "claude";
 
@@ -47,9 +47,8 @@ const ENV_ALLOW: [&str; 24] = [
 pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     request.check(NAME, &FIELDS)?;
     let prompt = request.prompt(NAME)?;
-    let mut args: Vec<String> = ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut args: Vec<String> =
+        ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"].map(str::to_owned).to_vec();
     let mut env = vec![("NO_COLOR".to_owned(), "1".to_owned())];
     let mut warnings = Vec::new();
     let session = (!request.new_session.is_empty()).then(|| request.new_session.to_owned());
@@ -88,8 +87,10 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
                 return Err(PlanError::Invalid { field: "allowed_tools", message });
             }
         }
+        let tools = request.allowed_tools.join(",");
+        fits_argument("allowed_tools", &tools)?;
         // With `=`, or the option would take what follows for more tools.
-        args.push(format!("--allowedTools={}", request.allowed_tools.join(",")));
+        args.push(format!("--allowedTools={tools}"));
     }
     if let Some(system) = request.system {
         // With `=`, so that the text may begin with a hyphen.

@@ -63,32 +63,25 @@ fn code(line: &Value, subtype: &str, reason: &str, said: Option<&str>, message: 
 /// `total_cost_usd` is a price list times tokens, over the whole session with all its resumes.
 pub(super) fn usage(line: &Value, sum: &mut Usage) -> Option<EventData> {
     let since = line.get("model_usage_since_last_result").and_then(Value::as_object);
-    let mut model = None;
-    match since {
-        Some(models) => {
-            for one in models.values() {
-                add(&mut sum.input_tokens, count(one, "inputTokens"));
-                add(&mut sum.output_tokens, count(one, "outputTokens"));
-                add(&mut sum.cache_read_tokens, count(one, "cacheReadInputTokens"));
-                add(&mut sum.cache_write_tokens, count(one, "cacheCreationInputTokens"));
-                add(&mut sum.reasoning_tokens, count(one, "thinkingTokens"));
-            }
+    if let Some(models) = since {
+        for one in models.values() {
+            add(&mut sum.input_tokens, count(one, "inputTokens"));
+            add(&mut sum.output_tokens, count(one, "outputTokens"));
+            add(&mut sum.cache_read_tokens, count(one, "cacheReadInputTokens"));
+            add(&mut sum.cache_write_tokens, count(one, "cacheCreationInputTokens"));
+            add(&mut sum.reasoning_tokens, count(one, "thinkingTokens"));
         }
-        None => {
-            let one = line.get("usage").filter(|u| u.is_object())?;
-            add(&mut sum.input_tokens, count(one, "input_tokens"));
-            add(&mut sum.output_tokens, count(one, "output_tokens"));
-            add(&mut sum.cache_read_tokens, count(one, "cache_read_input_tokens"));
-            add(&mut sum.cache_write_tokens, count(one, "cache_creation_input_tokens"));
-            let details = one.get("output_tokens_details").unwrap_or(&Value::Null);
-            add(&mut sum.reasoning_tokens, count(details, "thinking_tokens"));
-        }
+    } else {
+        let one = line.get("usage").filter(|u| u.is_object())?;
+        add(&mut sum.input_tokens, count(one, "input_tokens"));
+        add(&mut sum.output_tokens, count(one, "output_tokens"));
+        add(&mut sum.cache_read_tokens, count(one, "cache_read_input_tokens"));
+        add(&mut sum.cache_write_tokens, count(one, "cache_creation_input_tokens"));
+        let details = one.get("output_tokens_details").unwrap_or(&Value::Null);
+        add(&mut sum.reasoning_tokens, count(details, "thinking_tokens"));
     }
-    if let Some(models) = line.get("modelUsage").and_then(Value::as_object)
-        && models.len() == 1
-    {
-        model = models.keys().next().cloned();
-    }
+    let models = line.get("modelUsage").and_then(Value::as_object).filter(|models| models.len() == 1);
+    let model = models.and_then(|models| models.keys().next().cloned());
     let cost = line.get("total_cost_usd").and_then(Value::as_f64);
     let cost = cost.map(|usd| Cost { usd, provenance: "estimate".to_owned() });
     let cost_scope = cost.is_some().then(|| "session".to_owned());

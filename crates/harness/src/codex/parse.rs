@@ -197,13 +197,21 @@ enum Stage {
 /// The members of `item` without those in `names`.
 fn without(item: &Value, names: &[&str]) -> Value {
     let members = item.as_object().into_iter().flatten();
-    members.filter(|(k, _)| !names.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect::<Map<_, _>>().into()
+    members
+        .filter(|(k, _)| !names.contains(&k.as_str()))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// The members of `item` that are in `names`.
 fn only(item: &Value, names: &[&str]) -> Value {
     let members = item.as_object().into_iter().flatten();
-    members.filter(|(k, _)| names.contains(&k.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect::<Map<_, _>>().into()
+    members
+        .filter(|(k, _)| names.contains(&k.as_str()))
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 fn called(kind: &str, item_id: &str, item: &Value) -> EventData {

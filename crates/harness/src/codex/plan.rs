@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use super::NAME;
 use crate::plan::{ENV_BASE, Plan, Program, stop_by_interrupt};
-use crate::request::{Permissions, PlanError, Request, plain_word};
+use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word};
 
 pub(super) const PROGRAM: &str = "codex";
 
@@ -54,7 +54,9 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         args.extend(["-c".to_owned(), format!("model_reasoning_effort={}", toml_text(effort))]);
     }
     if let Some(system) = request.system {
-        args.extend(["-c".to_owned(), format!("developer_instructions={}", toml_text(system))]);
+        let written = toml_text(system);
+        fits_argument("system", &written)?;
+        args.extend(["-c".to_owned(), format!("developer_instructions={written}")]);
     }
     match request.permissions {
         Permissions::Cli => {}
@@ -151,6 +153,8 @@ mod tests {
         assert_eq!(field(Request { prompt: Some("x"), turns_max: Some(3), ..Request::default() }), "turns_max");
         assert_eq!(field(Request { prompt: Some("x"), allowed_tools: &tools, ..Request::default() }), "allowed_tools");
         assert_eq!(field(Request { prompt: Some("a\0"), ..Request::default() }), "prompt");
+        let quotes = "\"".repeat(80 << 10);
+        assert_eq!(field(Request { prompt: Some("x"), system: Some(&quotes), ..Request::default() }), "system");
         let long = "ü".repeat(PROMPT_CHARS_MAX);
         assert!(plan(&Request { prompt: Some(&long), ..Request::default() }).is_ok());
         assert_eq!(field(Request { prompt: Some(&format!("{long}x")), ..Request::default() }), "prompt");

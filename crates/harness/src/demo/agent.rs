@@ -19,12 +19,7 @@ pub const VARIANTS: [&str; 5] = ["echo", "tools", "slow", "fail", "flood"];
 ///
 /// # Errors
 /// Those of `out`, and then nothing more is written.
-pub fn run(
-    variant: &str,
-    prompt: &str,
-    out: &mut dyn Write,
-    sleep: &mut dyn FnMut(Duration),
-) -> io::Result<u8> {
+pub fn run(variant: &str, prompt: &str, out: &mut dyn Write, sleep: &mut dyn FnMut(Duration)) -> io::Result<u8> {
     let Some(steps) = script(variant, prompt) else {
         return Ok(2);
     };

@@ -111,9 +111,8 @@ fn tools<'a>() -> Script<'a> {
 fn slow(prompt: &str) -> Script<'_> {
     let seconds = prompt.trim().parse().unwrap_or(SLOW_SECONDS).min(SLOW_SECONDS_MAX);
     let last = seconds * SLOW_PER_SECOND;
-    let pieces = (1..=last).flat_map(|number| {
-        [delta(0, format!("{number} ")), Step::Pause(Duration::from_secs(1) / SLOW_PER_SECOND)]
-    });
+    let pieces = (1..=last)
+        .flat_map(|number| [delta(0, format!("{number} ")), Step::Pause(Duration::from_secs(1) / SLOW_PER_SECOND)]);
     let text: String = (1..=last).map(|number| format!("{number} ")).chain(["done.".to_owned()]).collect();
     let end = [delta(0, "done."), Step::Line(Line::Message { message: 0, text: text.into() })];
     Box::new(pieces.chain(end).chain(done(last.into())))

@@ -11,14 +11,21 @@ use super::session::Session;
 use super::trouble::{OWN, Trouble};
 use super::{attach, cancel, completions, inspect, logs, ps, rm, run, serve, server, verify, version, wait, why};
 
+/// What a new user sees last.
+const FIRST_STEPS: &str = "\
+First steps:
+  longhaul run demo                           a run that needs no agent, key or network
+  longhaul run claude \"explain this project\"  a coding agent, in this directory
+  longhaul run -- make test                   any command
+  longhaul ps                                 what runs; longhaul attach comes back to it";
+
 /// Keeps AI agent runs alive.
 #[derive(Debug, Parser)]
 #[command(
     name = "longhaul",
     version,
     about = "Keeps AI agent runs alive.",
-    after_help = "First steps:\n  longhaul run demo                          a run that needs no agent, key or network\n  longhaul run claude \"explain this project\"   a coding agent, in this directory\n  longhaul run -- make test                  any command\n  longhaul ps                                what runs; longhaul attach comes back to it",
-    max_term_width = 100,
+    after_help = FIRST_STEPS,
     arg_required_else_help = true
 )]
 pub struct Cli {
@@ -31,16 +38,16 @@ pub struct Cli {
 /// Options of every verb.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Global {
-    /// Server to speak to, HOST:PORT [else LONGHAUL_SERVER, the config file, or the one of the data directory]
+    /// Server, HOST:PORT [default: LONGHAUL_SERVER, the config file, or that of --data-dir]
     #[arg(long, global = true, value_name = "ADDR", help_heading = "Global options")]
     pub server: Option<String>,
-    /// Bearer token [else LONGHAUL_TOKEN or the config file; a variable is not seen by other users, an option is]
+    /// Token for the server; LONGHAUL_TOKEN keeps it from other users' eyes
     #[arg(long, global = true, value_name = "TOKEN", help_heading = "Global options")]
     pub token: Option<String>,
-    /// Directory where the server keeps everything [default: ~/.local/state/longhaul]
+    /// Where the server keeps everything [default: ~/.local/state/longhaul]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub data_dir: Option<PathBuf>,
-    /// Project of the run [default: the name of the git root, else `default`]
+    /// Project [default: the name of the git root, else default]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub project: Option<String>,
 }

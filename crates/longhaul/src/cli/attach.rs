@@ -2,7 +2,7 @@
 
 use longhaul_model::Seq;
 
-use super::follow::{OnInterrupt, Show, follow, interrupts};
+use super::follow::{Interrupts, OnInterrupt, Show, follow};
 use super::pick::{describe, pick};
 use super::render::{Renderer, Taste};
 use super::request::EXEC;
@@ -23,7 +23,7 @@ pub struct Args {
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     pub after: u64,
     /// What Ctrl-C does
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     pub on_interrupt: OnInterrupt,
     /// Print the events as JSON, one a line
     #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
@@ -46,7 +46,7 @@ pub struct Args {
 pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let client = session.client().await?;
     let picked = pick(session, &client, args.run.as_deref()).await?;
-    let mut interrupts = interrupts()?;
+    let mut interrupts = Interrupts::listen()?;
     let show = if args.json {
         Show::Json
     } else {

@@ -75,7 +75,21 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for bad in ["", "90", "s", "1.5h", "-1s", "1m1h", "1s1s", "10 m", "0s", "1w", "1H", "99999999999999999999s", "18446744073709551615d"] {
+        for bad in [
+            "",
+            "90",
+            "s",
+            "1.5h",
+            "-1s",
+            "1m1h",
+            "1s1s",
+            "10 m",
+            "0s",
+            "1w",
+            "1H",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

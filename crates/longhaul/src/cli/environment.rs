@@ -103,10 +103,7 @@ mod tests {
     #[test]
     fn the_data_dir_follows_the_order() {
         let dir = |vars: &[(&str, &str)]| Environment::of(vars.iter().copied()).data_dir();
-        assert_eq!(
-            dir(&[("STATE_DIRECTORY", "/a:/b"), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")]),
-            Some("/a".into())
-        );
+        assert_eq!(dir(&[("STATE_DIRECTORY", "/a:/b"), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")]), Some("/a".into()));
         assert_eq!(dir(&[("XDG_STATE_HOME", "/x"), ("HOME", "/h")]), Some("/x/longhaul".into()));
         assert_eq!(dir(&[("XDG_STATE_HOME", "rel"), ("HOME", "/h")]), Some("/h/.local/state/longhaul".into()));
         assert_eq!(dir(&[]), None);
@@ -114,7 +111,8 @@ mod tests {
 
     #[test]
     fn the_token_is_not_captured() {
-        let environment = Environment::of([("LONGHAUL_TOKEN", "t"), ("LONGHAUL_RUN_ID", "r"), ("PATH", "/bin"), ("E", "")]);
+        let environment =
+            Environment::of([("LONGHAUL_TOKEN", "t"), ("LONGHAUL_RUN_ID", "r"), ("PATH", "/bin"), ("E", "")]);
         let want = BTreeMap::from([("PATH".to_owned(), "/bin".to_owned()), ("E".to_owned(), String::new())]);
         assert_eq!(environment.captured(), want);
     }

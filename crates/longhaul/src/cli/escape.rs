@@ -140,7 +140,10 @@ mod tests {
 
     /// Small generator; the property must hold for any text and any cut.
     fn noise(seed: u64) -> String {
-        let alphabet = ['\x1b', '[', ']', 'P', '\\', 'm', '0', ';', '\x07', '\n', '\t', '\r', 'ü', '\u{9b}', '\u{9c}', '\u{90}', 'x', ' ', '('];
+        let alphabet = [
+            '\x1b', '[', ']', 'P', '\\', 'm', '0', ';', '\x07', '\n', '\t', '\r', 'ü', '\u{9b}', '\u{9c}', '\u{90}',
+            'x', ' ', '(',
+        ];
         let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         (0..40)
             .map(|_| {

@@ -57,11 +57,41 @@ impl Show {
 }
 
 /// Ctrl-C as a value instead of an end; from now on to the end of the process.
-///
-/// # Errors
-/// The system refuses the handler.
-pub fn interrupts() -> Result<Signal, Trouble> {
-    signal(SignalKind::interrupt()).map_err(|error| Trouble::new(format!("could not listen for Ctrl-C: {error}")))
+#[derive(Debug)]
+pub struct Interrupts(Option<Signal>);
+
+impl Interrupts {
+    /// Listens from now on, unless whoever started us had the signal ignored, as a shell does for what a script puts
+    /// into the background.
+    ///
+    /// # Errors
+    /// The system refuses the handler.
+    pub fn listen() -> Result<Self, Trouble> {
+        if std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_interrupt(&status)) {
+            return Ok(Self(None));
+        }
+        let signal = signal(SignalKind::interrupt());
+        signal.map(|signal| Self(Some(signal))).map_err(|error| Trouble::new(format!("no way to hear Ctrl-C: {error}")))
+    }
+
+    /// The next one.
+    ///
+    /// # Cancel safety
+    /// None is lost.
+    pub async fn next(&mut self) {
+        match &mut self.0 {
+            Some(signal) => {
+                signal.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Source: proc(5), `SigIgn`: a mask in hex; signal 2 is its second bit.
+fn ignores_interrupt(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 0b10 != 0)
 }
 
 /// Follows to the end and gives the exit status of the run, or [`exit::DETACHED`].
@@ -73,7 +103,7 @@ pub async fn follow(
     mut follow: Follow,
     mut show: Show,
     on_interrupt: OnInterrupt,
-    interrupts: &mut Signal,
+    interrupts: &mut Interrupts,
 ) -> Result<u8, Trouble> {
     let screen = &session.screen;
     let mut cancelling = false;
@@ -82,7 +112,7 @@ pub async fn follow(
     loop {
         let step = tokio::select! {
             biased;
-            _ = interrupts.recv() => None,
+            () = interrupts.next() => None,
             step = follow.next() => Some(step),
         };
         match step {
@@ -120,18 +150,16 @@ pub async fn follow(
             Some(Ok(Step::Done)) => break,
             Some(Err(error)) => {
                 screen.put(&show.close())?;
-                return Err(lost(session, &follow, error));
+                return Err(lost(&follow, error));
             }
         }
     }
-    match status {
-        Some(status) => Ok(status),
-        // The cursor stood at the end already.
-        None => {
-            let run = follow.client().run(follow.project(), follow.run(), Duration::ZERO).await?;
-            exit::of_snapshot(&run).ok_or_else(|| follow.client().strange("an end of events before the run's end").into())
-        }
+    if let Some(status) = status {
+        return Ok(status);
     }
+    // The cursor stood at the end already.
+    let run = follow.client().run(follow.project(), follow.run(), Duration::ZERO).await?;
+    exit::of_snapshot(&run).ok_or_else(|| follow.client().strange("an end of events before the run's end").into())
 }
 
 async fn cancel(follow: &Follow) -> Result<(), Trouble> {
@@ -145,16 +173,27 @@ async fn cancel(follow: &Follow) -> Result<(), Trouble> {
 
 fn say_detached(session: &Session, follow: &Follow) {
     let id = short(follow.run());
-    session.screen.note(&format!(
-        "detached; the run goes on.  come back: longhaul attach {id}   stop it: longhaul cancel {id}"
-    ));
+    session
+        .screen
+        .note(&format!("detached; the run goes on.  come back: longhaul attach {id}   stop it: longhaul cancel {id}"));
 }
 
-fn lost(session: &Session, follow: &Follow, error: ClientError) -> Trouble {
-    let stopped = matches!(error, ClientError::NoServer { .. });
-    if stopped {
-        session.screen.hint("the server was stopped");
-    }
-    let trouble = Trouble::from(error);
+fn lost(follow: &Follow, error: ClientError) -> Trouble {
+    let trouble = match error {
+        ClientError::NoServer { .. } => Trouble::new("the server was stopped"),
+        error => error.into(),
+    };
     trouble.help(format!("the run goes on; come back: longhaul attach {}", short(follow.run())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_is_seen() {
+        assert!(ignores_interrupt("Name:\tx\nSigIgn:\t0000000000001006\n"));
+        assert!(!ignores_interrupt("SigIgn:\t0000000000001000\n"));
+        assert!(!ignores_interrupt(""));
+    }
 }

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use longhaul_model::{Event, Seq};
 
 use super::escape::Filter;
-use super::follow::{OnInterrupt, Show, follow, interrupts};
+use super::follow::{Interrupts, OnInterrupt, Show, follow};
 use super::pick::{Picked, pick};
 use super::render::{Renderer, Taste};
 use super::request::EXEC;
@@ -67,7 +67,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     };
     if args.follow {
         let events = Follow::new(session.finder.clone(), client, picked.project, picked.id, Seq::ZERO);
-        let status = follow(session, events, show, OnInterrupt::Detach, &mut interrupts()?).await?;
+        let status = follow(session, events, show, OnInterrupt::Detach, &mut Interrupts::listen()?).await?;
         return Ok(if status == super::exit::DETACHED { status } else { 0 });
     }
     let mut after = Seq::ZERO;

@@ -53,8 +53,7 @@ pub fn short(id: &RunId) -> &str {
 /// None or several fit.
 pub async fn pick(session: &Session, client: &Client, word: Option<&str>) -> Result<Picked, Trouble> {
     match word {
-        None => newest(session, client).await,
-        Some(LAST) => newest(session, client).await,
+        None | Some(LAST) => newest(session, client).await,
         Some(word) => by_word(session, client, word).await,
     }
 }

@@ -80,7 +80,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     raw.truncate(args.limit);
     session.screen.out(&text(&args, session, &runs, &raw))?;
     if more {
-        session.screen.hint(&format!("there are more; the next: longhaul ps -n {}", args.limit * 2));
+        session.screen.hint(&format!("there are more; to see them add: -n {}", args.limit.saturating_mul(4)));
     } else if runs.is_empty() {
         session.screen.hint(&nothing(&args, session));
     }
@@ -89,15 +89,19 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
 
 fn text(args: &Args, session: &Session, runs: &[Snapshot], raw: &[Value]) -> String {
     if args.json {
-        return raw.iter().map(|run| format!("{run}\n")).collect();
+        return lines(raw);
     }
     if args.quiet {
-        return runs.iter().map(|run| format!("{}\n", run.id)).collect();
+        return lines(runs.iter().map(|run| &run.id));
     }
     if runs.is_empty() {
         return String::new();
     }
     table(runs, args.all_projects, now()).show(session.screen.width, session.screen.out_colour)
+}
+
+fn lines(items: impl IntoIterator<Item = impl std::fmt::Display>) -> String {
+    items.into_iter().fold(String::new(), |text, item| text + &item.to_string() + "\n")
 }
 
 fn table(runs: &[Snapshot], projects: bool, now: Timestamp) -> Table {
@@ -153,7 +157,7 @@ fn note(run: &Snapshot) -> String {
 }
 
 fn nothing(args: &Args, session: &Session) -> String {
-    let r#where = if args.all_projects { "any project".to_owned() } else { format!("project {}", session.project) };
+    let place = if args.all_projects { "any project".to_owned() } else { format!("project {}", session.project) };
     let what = if args.all { "no run" } else { "no live run" };
     let mut more = String::new();
     if !args.all {
@@ -162,7 +166,7 @@ fn nothing(args: &Args, session: &Session) -> String {
     if !args.all_projects {
         more.push_str("; other projects: -A");
     }
-    format!("{what} in {where}{more}", where = r#where)
+    format!("{what} in {place}{more}")
 }
 
 fn wanted(args: &Args) -> Vec<Status> {

@@ -79,11 +79,13 @@ impl Renderer {
         self.began.get_or_insert(event.ts);
         match &event.data {
             EventData::RunCreated(d) => self.exec = d.driver == Driver::Exec,
-            EventData::RunStarted(_) | EventData::VerdictReported(_) | EventData::UsageReported(_) => {}
             EventData::RunAttemptStarted(d) if d.attempt.get() > 1 => {
                 self.note(&mut inks, Paint::Yellow, &format!("attempt {} ({})", d.attempt, d.cause));
             }
-            EventData::RunAttemptStarted(_) => {}
+            EventData::RunAttemptStarted(_)
+            | EventData::RunStarted(_)
+            | EventData::VerdictReported(_)
+            | EventData::UsageReported(_) => {}
             EventData::RunAdopted(_) => self.detail(&mut inks, "a new server took the run over"),
             EventData::RunCancelRequested(d) => {
                 let why = d.reason.as_ref().map(|why| format!(": {}", escape::one_line(why))).unwrap_or_default();
@@ -189,7 +191,10 @@ impl Renderer {
         }
         self.close_line(inks);
         let apart = |b: Block| matches!(b, Block::Text | Block::Reasoning);
-        if self.screen.out_tty && self.screen.err_tty && !self.exec && self.block != Block::Nothing
+        if self.screen.out_tty
+            && self.screen.err_tty
+            && !self.exec
+            && self.block != Block::Nothing
             && (apart(self.block) || apart(block))
         {
             inks.push(Ink::Err(b"\n".to_vec()));

@@ -180,7 +180,8 @@ fn refuse_for_command(args: &Args) -> Result<(), Trouble> {
 fn cwd(given: Option<&Path>, place: &Place<'_>) -> Result<Option<String>, Trouble> {
     let here = || {
         place.environment.cwd.clone().ok_or_else(|| {
-            Trouble::new("the working directory does not exist any more").help("go to another one or name one: --cwd DIR")
+            Trouble::new("the working directory does not exist any more")
+                .help("go to another one or name one: --cwd DIR")
         })
     };
     let dir: PathBuf = match given {
@@ -249,7 +250,10 @@ pub fn tags(given: &[String]) -> Result<Option<BTreeMap<String, String>>, Troubl
 fn timeout_ms(text: &str) -> Result<u64, Trouble> {
     let timeout = duration::parse(text).map_err(|error| Trouble::new(format!("--timeout: {error}")))?;
     if timeout > limits::TIMEOUT_MAX {
-        return Err(Trouble::new(format!("--timeout {text} is over the limit of {}", duration::show(limits::TIMEOUT_MAX))));
+        return Err(Trouble::new(format!(
+            "--timeout {text} is over the limit of {}",
+            duration::show(limits::TIMEOUT_MAX)
+        )));
     }
     Ok(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX))
 }

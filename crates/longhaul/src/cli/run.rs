@@ -11,7 +11,7 @@ use longhaul_api::{RunRequest, Snapshot};
 use longhaul_model::Seq;
 
 use super::exit;
-use super::follow::{OnInterrupt, Show, follow, interrupts};
+use super::follow::{Interrupts, OnInterrupt, Show, follow};
 use super::pick::{agent, short};
 use super::render::{Renderer, Taste};
 use super::request::{self, EXEC, Place, Work};
@@ -42,11 +42,17 @@ pub enum Permit {
 ///
 /// The run goes on whatever happens to this command: Ctrl-C detaches, `longhaul attach` comes back.
 ///
-/// The exit status is the agent's own; 1 if it exits with 0 but failed, 124 after its deadline, 125 for Longhaul's own
-/// trouble, 126 or 127 for a command that cannot be started, 128+N for signal N, 130 if Ctrl-C detached, 143 if it was
-/// cancelled.
+/// The exit status is the agent's own, else:
+///     1     it exited with 0 and failed
+///     124   its time was used up
+///     125   Longhaul's own trouble
+///     126   the command cannot be executed; 127 it does not exist
+///     128+N signal N ended it
+///     130   Ctrl-C detached
+///     143   it was cancelled
 #[derive(Debug, clap::Args)]
 #[command(
+    verbatim_doc_comment,
     override_usage = "longhaul run [OPTIONS] HARNESS[/MODEL] [PROMPT]\n       longhaul run [OPTIONS] -- COMMAND [ARGS]…"
 )]
 pub struct Args {
@@ -84,7 +90,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME[=VALUE]")]
     pub env: Vec<String>,
     /// What the agent may do without asking
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "WHAT")]
     pub permissions: Option<Permit>,
     /// Model of the agent, instead of HARNESS/MODEL
     #[arg(long)]
@@ -99,7 +105,7 @@ pub struct Args {
     #[arg(long, value_name = "RUN_ID")]
     pub id: Option<String>,
     /// What Ctrl-C does
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     pub on_interrupt: OnInterrupt,
     /// Print the events as JSON, one a line
     #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
@@ -126,10 +132,10 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let place = Place { project: &session.project, environment: &session.environment, local: client.is_local() };
     let request = request::build(&args, &work, text, &place)?;
 
-    let mut interrupts = interrupts()?;
+    let mut interrupts = Interrupts::listen()?;
     let (client, run, new) = tokio::select! {
         biased;
-        _ = interrupts.recv() => return Err(interrupted(&request)),
+        () = interrupts.next() => return Err(interrupted(&request)),
         started = start(session, client, &request) => started?,
     };
     announce(&args, session, &run, new)?;
@@ -160,10 +166,9 @@ async fn text(args: &Args, work: &Work, session: &Session) -> Result<Option<Stri
             let text = stdin::read(&session.screen).await?;
             Ok((!text.trim().is_empty()).then_some(text))
         }
-        // A prompt was given: what else may be on stdin belongs to the shell's loop around us.
-        (Work::Agent { .. }, None) => Ok(None),
         (Work::Command { .. }, _) if piped() => stdin::read(&session.screen).await.map(Some),
-        (Work::Command { .. }, _) => Ok(None),
+        // Where a prompt was given, what else may be on stdin belongs to the shell's loop around us.
+        (Work::Agent { .. }, None) | (Work::Command { .. }, _) => Ok(None),
     }
 }
 

@@ -84,6 +84,7 @@ impl Screen {
     ///
     /// # Errors
     /// Stdout could not be written; `BrokenPipe` if its reader left.
+    #[expect(clippy::unused_self, reason = "only who looked at the screen writes to it")]
     pub fn put(&self, inks: &[Ink]) -> io::Result<()> {
         for ink in inks {
             match ink {

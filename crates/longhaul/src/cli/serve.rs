@@ -40,6 +40,12 @@ pub struct Args {
     /// Runs with a process at once [default: twice the cores, at least 4]
     #[arg(long, value_name = "COUNT")]
     pub live_max: Option<std::num::NonZeroUsize>,
+    /// Runs that may wait for a place; the next one is refused [default: 1000]
+    #[arg(long, value_name = "COUNT")]
+    pub queue_max: Option<usize>,
+    /// Output of one run, stdout and stderr together, after which it is stopped [default: 1 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub output_limit: Option<std::num::NonZeroU64>,
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
@@ -65,6 +71,8 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         token,
         log_json: args.log == Log::Json,
         live_max: args.live_max.map(Into::into),
+        queue_max: args.queue_max,
+        output_limit: args.output_limit.map(Into::into),
     }))
 }
 

@@ -14,7 +14,7 @@ use super::duration;
 use super::screen::{Ink, Paint};
 use super::session::Session;
 use super::trouble::Trouble;
-use crate::client::{ClientError, LocalServer, StartLock, launch, launch_under, local_server, log_path};
+use crate::client::{ClientError, Listen, LocalServer, StartLock, launch, launch_under, local_server, log_path};
 
 /// No server runs.
 const NOT_RUNNING: u8 = 1;
@@ -80,7 +80,8 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
 
 async fn start(session: &Session, listen: Option<&str>) -> Result<u8, Trouble> {
     let data_dir = own_data_dir(session)?;
-    let (server, launched) = launch(data_dir, listen, session.finder.token.clone()).await?;
+    let (server, launched) =
+        launch(data_dir, listen.map_or(Listen::Default, Listen::Only), session.finder.token.clone()).await?;
     let how = if launched.is_some() { "started server" } else { "already running:" };
     session.screen.out(&format!("{how} pid {} at {}\n", server.info.pid, server.client.address()))?;
     Ok(0)
@@ -111,7 +112,7 @@ async fn restart(session: &Session) -> Result<u8, Trouble> {
     if let Some(old) = &old {
         end(data_dir, old).await?;
     }
-    let listen = old.as_ref().map(|old| &*old.info.address);
+    let listen = old.as_ref().map_or(Listen::Default, |old| Listen::Rather(&old.info.address));
     let (server, _) = launch_under(&lock, data_dir, listen, token).await?;
     let was = old.map(|old| format!(" (was pid {})", old.info.pid)).unwrap_or_default();
     let line = format!("started server pid {} at {}{was}\n", server.info.pid, server.client.address());
@@ -125,8 +126,12 @@ async fn end(data_dir: &Path, server: &LocalServer) -> Result<(), Trouble> {
     let deadline = Instant::now() + STOP_PATIENCE;
     while FileLock::is_held(&data_dir.join("lock")).unwrap_or(false) {
         if Instant::now() > deadline {
-            return Err(Trouble::new(format!("server pid {} still runs after {} s", server.info.pid, STOP_PATIENCE.as_secs()))
-                .help("what it says: longhaul server logs"));
+            return Err(Trouble::new(format!(
+                "server pid {} still runs after {} s",
+                server.info.pid,
+                STOP_PATIENCE.as_secs()
+            ))
+            .help("what it says: longhaul server logs"));
         }
         tokio::time::sleep(POLL).await;
     }
@@ -138,7 +143,8 @@ async fn status(session: &Session, json: bool) -> Result<u8, Trouble> {
         Ok(found) => found.client,
         Err(ClientError::NoServer { data_dir }) => {
             let held = FileLock::is_held(&data_dir.join("lock")).unwrap_or(false);
-            let text = if held { "a server holds the data directory and does not answer" } else { "no server is running" };
+            let text =
+                if held { "a server holds the data directory and does not answer" } else { "no server is running" };
             session.screen.out(&format!("{text}\n{}\n", row("data", &data_dir.display().to_string(), session)))?;
             return Ok(NOT_RUNNING);
         }
@@ -155,10 +161,8 @@ async fn status(session: &Session, json: bool) -> Result<u8, Trouble> {
 
 fn report(health: &Value, address: &str, session: &Session) -> String {
     let number = |path: &str| health.pointer(path).and_then(Value::as_u64);
-    let mut rows = vec![
-        row("status", health["status"].as_str().unwrap_or("unknown"), session),
-        row("address", address, session),
-    ];
+    let mut rows =
+        vec![row("status", health["status"].as_str().unwrap_or("unknown"), session), row("address", address, session)];
     if let Some(pid) = number("/pid") {
         rows.push(row("process", &pid.to_string(), session));
     }
@@ -209,22 +213,27 @@ async fn logs(session: &Session, follow: bool, lines: usize) -> Result<u8, Troub
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL_BYTES))).map_err(unreadable)?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(unreadable)?;
-    let from = bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(lines).map_or(0, |(at, _)| at + 1);
+    let from =
+        bytes.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(lines).map_or(0, |(at, _)| at + 1);
     session.screen.put(&[Ink::Out(bytes.split_off(from))])?;
-    while follow {
+    if !follow {
+        return Ok(0);
+    }
+    loop {
         tokio::time::sleep(POLL * 5).await;
         let mut more = Vec::new();
         file.read_to_end(&mut more).map_err(unreadable)?;
         session.screen.put(&[Ink::Out(more)])?;
     }
-    Ok(0)
 }
 
 /// The data directory, for verbs that look after its server: one that was named by address is looked after elsewhere.
 fn own_data_dir(session: &Session) -> Result<&Path, Trouble> {
     if let Some((address, _)) = &session.finder.named {
-        return Err(Trouble::new(format!("the server was named by its address, {address}, and is not this host's to start or stop"))
-            .help("leave out --server and LONGHAUL_SERVER, or name its directory: --data-dir DIR"));
+        return Err(Trouble::new(format!(
+            "the server was named by its address, {address}, and is not this host's to start or stop"
+        ))
+        .help("leave out --server and LONGHAUL_SERVER, or name its directory: --data-dir DIR"));
     }
     session.data_dir()
 }

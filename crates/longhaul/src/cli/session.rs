@@ -3,6 +3,7 @@
 //! Job: what every verb needs, resolved in the order of DESIGN 9. Owns: what is said once about a server on the way to
 //! it (that it was started, that its version differs). Never: knows a verb.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use longhaul_model::ProjectId;
@@ -28,6 +29,7 @@ pub struct Session {
     pub finder: Finder,
     /// The project, and whether it was named by an option.
     pub project: ProjectId,
+    skew_said: Cell<bool>,
 }
 
 impl Session {
@@ -43,7 +45,7 @@ impl Session {
             None => project::of_directory(environment.cwd.as_deref()),
         };
         let finder = finder(&global, &settings, &environment)?;
-        Ok(Self { screen: Screen::look(&environment), finder, project, environment })
+        Ok(Self { screen: Screen::look(&environment), finder, project, environment, skew_said: Cell::new(false) })
     }
 
     /// The data directory.
@@ -63,7 +65,9 @@ impl Session {
         if let Some(launched) = &found.launched {
             self.say_launched(launched);
         }
-        if let Some(version) = found.version.as_deref().filter(|version| *version != VERSION) {
+        if let Some(version) = found.version.as_deref().filter(|version| *version != VERSION)
+            && !self.skew_said.replace(true)
+        {
             self.screen.note(&skew(version, found.client.address()));
         }
         Ok(found.client)
@@ -137,14 +141,9 @@ mod tests {
     #[test]
     fn a_named_server_wins_in_order() {
         let named = |server: Option<&str>, dir: Option<&str>, env: Option<&str>| {
-            let global = Global {
-                server: server.map(Into::into),
-                data_dir: dir.map(Into::into),
-                ..Global::default()
-            };
+            let global = Global { server: server.map(Into::into), data_dir: dir.map(Into::into), ..Global::default() };
             let environment = Environment::of(env.map(|address| ("LONGHAUL_SERVER", address)));
-            let settings =
-                Settings { server: Some(("file:1".into(), "/c".into())), ..Settings::default() };
+            let settings = Settings { server: Some(("file:1".into(), "/c".into())), ..Settings::default() };
             finder(&global, &settings, &environment).unwrap().named.map(|(address, _)| address)
         };
         assert_eq!(named(Some("flag:1"), Some("/d"), Some("env:1")).as_deref(), Some("flag:1"));

@@ -30,12 +30,11 @@ pub async fn read(screen: &Screen) -> Result<String, Trouble> {
         let mut bytes = Vec::new();
         std::io::stdin().take(PROMPT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map(|_| bytes)
     });
-    let read = match tokio::time::timeout(SAY_AFTER, &mut reading).await {
-        Ok(read) => read,
-        Err(_) => {
-            screen.note("longhaul: reading standard input to its end first (--no-stdin leaves it alone)");
-            reading.await
-        }
+    let read = if let Ok(read) = tokio::time::timeout(SAY_AFTER, &mut reading).await {
+        read
+    } else {
+        screen.note("longhaul: reading standard input to its end first (--no-stdin leaves it alone)");
+        reading.await
     };
     let bytes = match read {
         Ok(Ok(bytes)) => bytes,

@@ -67,9 +67,6 @@ mod tests {
         let plain = |text: &str| (text.to_owned(), Paint::Plain);
         table.row(vec![plain("äb"), plain("running"), plain(""), plain("a long name that is cut")]);
         table.row(vec![plain("abcdef"), plain("ok"), plain(""), plain("")]);
-        assert_eq!(
-            table.show(30, false),
-            "ID      STATUS   NAME\näb      running  a long name …\nabcdef  ok\n"
-        );
+        assert_eq!(table.show(30, false), "ID      STATUS   NAME\näb      running  a long name …\nabcdef  ok\n");
     }
 }

@@ -6,7 +6,7 @@ use std::fmt;
 
 use longhaul_model::IdError;
 
-use crate::client::{ClientError, SettingsError};
+use crate::client::{ClientError, LaunchError, SettingsError};
 
 /// Longhaul's own trouble. Source: DESIGN 9.
 pub const OWN: u8 = 125;
@@ -81,12 +81,17 @@ impl From<ClientError> for Trouble {
             ClientError::Strange { .. } => {
                 trouble.help("if this client and the server differ in version: longhaul server restart")
             }
-            ClientError::BadAddress { .. } => trouble.help("it comes from --server, LONGHAUL_SERVER or the config file"),
+            ClientError::BadAddress { .. } => {
+                trouble.help("it comes from --server, LONGHAUL_SERVER or the config file")
+            }
             ClientError::NoServer { .. } => trouble.help("start one: longhaul server start"),
             ClientError::InsideRun { .. } => {
                 trouble.help("a run never starts a second server; name the outer one: --server ADDR:PORT")
             }
             ClientError::DataDir { .. } => trouble.help("name another one: --data-dir DIR"),
+            ClientError::Launch(LaunchError::Prepare { .. }) => {
+                trouble.help("the data directory can be another one: --data-dir DIR")
+            }
             ClientError::Launch(_) => trouble.help("see what it says in the foreground: longhaul serve"),
         }
     }

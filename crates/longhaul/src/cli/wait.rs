@@ -16,7 +16,7 @@ use crate::client::Client;
 const ROUND: Duration = Duration::from_millis(WAIT_MS_MAX - 5_000);
 
 /// How long the server may be away before the wait ends with an error.
-const AWAY_MAX: Duration = Duration::from_secs(300);
+const AWAY_MAX: Duration = Duration::from_mins(5);
 
 /// Wait until runs have ended
 ///

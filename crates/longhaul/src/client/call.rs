@@ -305,7 +305,9 @@ impl Client {
                 };
                 Err(ClientError::Refused { status: 503, detail: Box::new(detail) })
             }
-            Err(_) => Err(self.strange(&format!("HTTP {status}, which is not Longhaul's way; is another program there?"))),
+            Err(_) => {
+                Err(self.strange(&format!("HTTP {status}, which is not Longhaul's way; is another program there?")))
+            }
         }
     }
 
@@ -342,7 +344,11 @@ fn base_of(address: &str) -> Result<String, ClientError> {
         return Err(bad("write HOST:PORT or http://HOST:PORT"));
     }
     let mut base = format!("http://{rest}");
-    let port = if rest.starts_with('[') { rest.rsplit_once("]:").map(|(_, p)| p) } else { rest.split_once(':').map(|(_, p)| p) };
+    let port = if rest.starts_with('[') {
+        rest.rsplit_once("]:").map(|(_, p)| p)
+    } else {
+        rest.split_once(':').map(|(_, p)| p)
+    };
     match port {
         None => base.push_str(LISTEN_DEFAULT.trim_start_matches(|c| c != ':')),
         Some(port) if port.parse::<u16>().is_ok_and(|p| p > 0) => {}
@@ -373,9 +379,13 @@ mod tests {
 
     #[test]
     fn local_is_loopback() {
-        for (address, local) in
-            [("127.0.0.1:1", true), ("[::1]:1", true), ("localhost:1", true), ("10.0.0.1:1", false), ("example.org", false)]
-        {
+        for (address, local) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("localhost:1", true),
+            ("10.0.0.1:1", false),
+            ("example.org", false),
+        ] {
             assert_eq!(Client::new(address, None).unwrap().is_local(), local, "{address}");
         }
     }

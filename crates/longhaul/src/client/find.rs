@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::call::Client;
 use super::error::ClientError;
-use super::launch::{self, Launched};
+use super::launch::{self, Launched, Listen};
 
 /// How long a sign of life may take on this host.
 const LIVEZ_TIMEOUT: Duration = Duration::from_secs(3);
@@ -91,7 +91,7 @@ impl Finder {
         if starting == Starting::Refused {
             return Err(ClientError::NoServer { data_dir: data_dir.to_owned() });
         }
-        let (local, launched) = launch::launch(data_dir, None, self.token.clone()).await?;
+        let (local, launched) = launch::launch(data_dir, Listen::Default, self.token.clone()).await?;
         Ok(Found { client: local.client, version: Some(local.info.version), launched })
     }
 

@@ -33,7 +33,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a server may stay away: a laptop's sleep, a long repair.
-const AWAY_MAX: Duration = Duration::from_secs(3600);
+const AWAY_MAX: Duration = Duration::from_hours(1);
 
 /// What a stream says first.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -188,8 +188,7 @@ impl Follow {
         tokio::time::sleep(jittered(self.pause)).await;
         self.pause = (self.pause * 2).min(BACKOFF.1);
         if self.finder.named.is_none() {
-            let starting =
-                if self.draining && away < DRAIN_PATIENCE { Starting::Refused } else { Starting::Allowed };
+            let starting = if self.draining && away < DRAIN_PATIENCE { Starting::Refused } else { Starting::Allowed };
             if self.draining && away >= DRAIN_PATIENCE {
                 return Err(ClientError::NoServer { data_dir: self.finder.data_dir()?.to_owned() });
             }

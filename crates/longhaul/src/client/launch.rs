@@ -21,7 +21,7 @@ use super::error::ClientError;
 use super::find::{LocalServer, local_server};
 
 /// How long a server may take until it answers: recovery of many runs included.
-pub const LAUNCH_PATIENCE: Duration = Duration::from_secs(60);
+pub const LAUNCH_PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often a starting server is asked.
 const POLL: Duration = Duration::from_millis(15);
@@ -31,6 +31,23 @@ const LOG_BYTES_MAX: u64 = 10 << 20;
 
 /// How much of a log is shown when a server does not come up.
 const LOG_TAIL_BYTES: u64 = 2_000;
+
+/// The exit status of a server whose address or directory is held by another. Source: DESIGN 9.
+const HELD: i32 = 75;
+
+/// The address for a server that may take any.
+const ANY_PORT: &str = "127.0.0.1:0";
+
+/// Where a new server is to listen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen<'a> {
+    /// Here or nowhere.
+    Only(&'a str),
+    /// Here if it is free, else on any port: the address of the server before.
+    Rather(&'a str),
+    /// On the default port if it is free, else on any.
+    Default,
+}
 
 /// What was started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,14 +141,13 @@ pub fn log_path(data_dir: &Path) -> PathBuf {
     data_dir.join("server.log")
 }
 
-/// Starts a server on a data directory unless one is there by now. `listen` is the address to take; without one the
-/// default port, or any free one if that is taken.
+/// Starts a server on a data directory unless one is there by now.
 ///
 /// # Errors
 /// [`ClientError::Launch`].
 pub async fn launch(
     data_dir: &Path,
-    listen: Option<&str>,
+    listen: Listen<'_>,
     token: Option<String>,
 ) -> Result<(LocalServer, Option<Launched>), ClientError> {
     let lock = StartLock::take(data_dir).await?;
@@ -145,14 +161,21 @@ pub async fn launch(
 pub async fn launch_under(
     _lock: &StartLock,
     data_dir: &Path,
-    listen: Option<&str>,
+    listen: Listen<'_>,
     token: Option<String>,
 ) -> Result<(LocalServer, Option<Launched>), ClientError> {
     if let Some(server) = local_server(data_dir, token.clone()).await? {
         return Ok((server, None));
     }
     let log = log_path(data_dir);
-    let mut child = spawn(data_dir, listen, &log)?;
+    let mut address = match listen {
+        Listen::Only(address) | Listen::Rather(address) => address,
+        Listen::Default => LISTEN_DEFAULT,
+    };
+    if listen == Listen::Default && TcpListener::bind(address).is_err() {
+        address = ANY_PORT;
+    }
+    let mut child = spawn(data_dir, address, &log)?;
     let deadline = Instant::now() + LAUNCH_PATIENCE;
     loop {
         if let Some(server) = local_server(data_dir, token.clone()).await?
@@ -164,8 +187,14 @@ pub async fn launch_under(
         }
         if let Ok(Some(status)) = child.try_wait() {
             // A server that somebody started by hand at the same moment is as good as ours.
-            if let Some(server) = local_server(data_dir, token).await? {
+            if let Some(server) = local_server(data_dir, token.clone()).await? {
                 return Ok((server, None));
+            }
+            // Somebody took the port between the look and the bind.
+            if status.code() == Some(HELD) && !matches!(listen, Listen::Only(_)) && address != ANY_PORT {
+                address = ANY_PORT;
+                child = spawn(data_dir, address, &log)?;
+                continue;
             }
             return Err(LaunchError::Ended { status: status.to_string(), tail: tail(&log), log }.into());
         }
@@ -177,7 +206,7 @@ pub async fn launch_under(
     }
 }
 
-fn spawn(data_dir: &Path, listen: Option<&str>, log: &Path) -> Result<Child, LaunchError> {
+fn spawn(data_dir: &Path, listen: &str, log: &Path) -> Result<Child, LaunchError> {
     let prepare = |source| LaunchError::Prepare { path: log.to_owned(), source };
     if std::fs::metadata(log).is_ok_and(|facts| facts.len() > LOG_BYTES_MAX) {
         std::fs::rename(log, log.with_extension("log.1")).map_err(prepare)?;
@@ -186,16 +215,7 @@ fn spawn(data_dir: &Path, listen: Option<&str>, log: &Path) -> Result<Child, Lau
     let err = out.try_clone().map_err(prepare)?;
     let program = program();
     let mut command = Command::new(&program);
-    command.arg("serve").arg("--background").arg("--data-dir").arg(data_dir);
-    match listen {
-        Some(listen) => {
-            command.args(["--listen", listen]);
-        }
-        None if TcpListener::bind(LISTEN_DEFAULT).is_err() => {
-            command.args(["--listen", "127.0.0.1:0"]);
-        }
-        None => {}
-    }
+    command.arg("serve").arg("--background").arg("--data-dir").arg(data_dir).args(["--listen", listen]);
     // What names a server, a run or a secret of this caller is not the server's.
     for name in ["LONGHAUL_TOKEN", "LONGHAUL_SERVER", "LONGHAUL_RUN_ID", "LONGHAUL_PROJECT", MARKER_ENV] {
         command.env_remove(name);

@@ -124,9 +124,11 @@ mod tests {
         std::fs::create_dir_all(&inner).unwrap();
         std::fs::write(dir.path().join("token"), " s3cret\n").unwrap();
         let token_file = dir.path().join("token");
-        std::fs::write(&user, format!("[client]\ntoken_file = {:?}\nproject = \"mine\"\n[server]\nx = 1\n", token_file)).unwrap();
+        std::fs::write(&user, format!("[client]\ntoken_file = {token_file:?}\nproject = \"mine\"\n[server]\nx = 1\n"))
+            .unwrap();
         std::fs::write(&host, "[client]\nserver = \"10.0.0.1:1\"\ntoken = \"other\"\n").unwrap();
-        std::fs::write(dir.path().join("repo/longhaul.toml"), "project = \"p\"\n[client]\nserver = \"evil:1\"\n").unwrap();
+        std::fs::write(dir.path().join("repo/longhaul.toml"), "project = \"p\"\n[client]\nserver = \"evil:1\"\n")
+            .unwrap();
         let settings = Settings::load(&[user, host.clone()], Some(&inner)).unwrap();
         assert_eq!(
             settings,

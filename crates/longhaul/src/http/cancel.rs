@@ -53,8 +53,7 @@ pub(super) async fn cancel(
     let header_id = header_id.transpose().map_err(|e| Problem::invalid("Idempotency-Key", e.to_string()))?;
     let operation = body.op_id.or(header_id).map(|id| Operation { id: id.to_string(), digest });
     let intent = RunCancelRequested { by: by.to_owned(), reason: body.reason };
-    let cancelled =
-        app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
+    let cancelled = app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
     if !wait.is_zero() {
         tokio::select! {
             _ = app.engine.wait_end(&key, wait) => {}
@@ -63,8 +62,7 @@ pub(super) async fn cancel(
     }
     let view = runs::view(&app, &key).await?;
     let terminal = view.doc.run.status.is_terminal();
-    let answer =
-        CancelReply { terminal, requested: cancelled.requested, run: runs::snapshot(&view, false) };
+    let answer = CancelReply { terminal, requested: cancelled.requested, run: runs::snapshot(&view, false) };
     let status = if terminal { StatusCode::OK } else { StatusCode::ACCEPTED };
     let mut response = (status, Json(answer)).into_response();
     if !terminal {

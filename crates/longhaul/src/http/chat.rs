@@ -79,11 +79,8 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     let retry = retry_count(headers);
     let given = runs::run_id(chat.run_id.clone(), headers)?;
     let anonymous = given.is_none();
-    let repeated = if anonymous && retry > 0 {
-        chat_retry::find(app, &project, &caller, &digest, retry).await?
-    } else {
-        None
-    };
+    let repeated =
+        if anonymous && retry > 0 { chat_retry::find(app, &project, &caller, &digest, retry).await? } else { None };
     let run_id = given.or(repeated).unwrap_or_else(|| RunId::from_uuid(uuid::Uuid::now_v7()));
     let key = RunKey { project, run: run_id };
     let asked = Asked { key: key.clone(), digest: digest.clone(), caller: caller.clone(), anonymous, ignored };

@@ -3,7 +3,7 @@
 //! A server on loopback answers those who call it by a loopback name; a server on any other address answers those with
 //! the token. A web page of another origin gets nothing from either.
 
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +13,7 @@ use std::time::Instant;
 use subtle::ConstantTimeEq as _;
 
 use super::App;
+use super::peer::Peer;
 use super::reply::{Failure, write_failure};
 
 /// Paths that tell nothing and need no token.
@@ -35,6 +36,25 @@ impl Door {
     /// The rules for a server with this token on this kind of address.
     pub fn new(token: Option<&str>, loopback: bool) -> Self {
         Self { token: token.map(|t| Sha256::digest(t.as_bytes()).into()), loopback }
+    }
+
+    /// A loopback caller without a token must be this server's own user, or root.
+    fn check_peer(&self, peer: Option<&Peer>, path: &str) -> Result<(), Problem> {
+        if self.token.is_some() || OPEN.contains(&path) {
+            return Ok(());
+        }
+        let own = rustix::process::geteuid().as_raw();
+        match peer.filter(|peer| peer.is_loopback()).and_then(Peer::uid) {
+            Some(uid) if uid == own || uid == 0 => Ok(()),
+            Some(uid) => Err(Problem::new(
+                ErrorCode::ForbiddenPeer,
+                format!("this server belongs to user {own} and answers user {uid} only with a token; start it with --token-file"),
+            )),
+            None => Err(Problem::new(
+                ErrorCode::ForbiddenPeer,
+                "the kernel does not say who calls; start the server with --token-file and give the token",
+            )),
+        }
     }
 
     fn check(&self, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
@@ -65,11 +85,10 @@ impl Door {
             Some(digest) if bool::from(digest.ct_eq(expected)) => Ok(Caller(hex(&digest[..8]))),
             _ if OPEN.contains(&path) => Ok(Caller::default()),
             Some(_) => Err(Problem::new(ErrorCode::Unauthorized, "the bearer token is wrong").param("Authorization")),
-            None => Err(Problem::new(
-                ErrorCode::Unauthorized,
-                "this server wants a token: Authorization: Bearer TOKEN",
-            )
-            .param("Authorization")),
+            None => {
+                Err(Problem::new(ErrorCode::Unauthorized, "this server wants a token: Authorization: Bearer TOKEN")
+                    .param("Authorization"))
+            }
         }
     }
 }
@@ -103,7 +122,9 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
     let given = headers.get("x-request-id").and_then(|v| v.to_str().ok()).filter(|text| is_request_id(text));
     let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match app.door.check(headers, &path) {
+    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| &info.0);
+    let checked = app.door.check(headers, &path).and_then(|caller| app.door.check_peer(peer, &path).map(|()| caller));
+    let mut response = match checked {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await

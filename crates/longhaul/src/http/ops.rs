@@ -40,9 +40,9 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
     let recovery = app.engine.recovery();
     let store: Map<String, Value> =
         app.engine.store().health().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    let disk = rustix::fs::statvfs(&*app.data_dir).ok().map(|disk| {
-        json!({ "free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize })
-    });
+    let disk = rustix::fs::statvfs(&*app.data_dir).ok().map(
+        |disk| json!({ "free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize }),
+    );
     Json(json!({
         "status": if app.engine.is_draining() { "draining" } else { "ok" },
         "version": crate::VERSION,

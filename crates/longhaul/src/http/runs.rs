@@ -73,7 +73,10 @@ pub(super) fn new_run(
         return Err(unsupported("on_lost", "on_lost resume is not supported by this version; fail is"));
     }
     if request.on_cwd_busy == Some(OnCwdBusy::Queue) {
-        return Err(unsupported("on_cwd_busy", "on_cwd_busy queue is not supported by this version; warn and refuse are"));
+        return Err(unsupported(
+            "on_cwd_busy",
+            "on_cwd_busy queue is not supported by this version; warn and refuse are",
+        ));
     }
     let run_limits = request.limits.clone().unwrap_or_default();
     if run_limits.cost_usd_max.is_some() || run_limits.tokens_max.is_some() {

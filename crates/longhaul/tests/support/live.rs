@@ -59,7 +59,8 @@ impl Live {
 
     /// Waits until the reader has seen `count` events of a type.
     pub async fn wait_for(&self, kind: &str, count: usize) {
-        until(&format!("the reader to see {count} of {kind}"), async || (self.count(kind) >= count).then_some(())).await;
+        until(&format!("the reader to see {count} of {kind}"), async || (self.count(kind) >= count).then_some(()))
+            .await;
     }
 
     /// How many events of a type were seen.

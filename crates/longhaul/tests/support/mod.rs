@@ -7,6 +7,7 @@ pub mod live;
 pub mod model_server;
 pub mod proc;
 pub mod sse;
+pub mod wire;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -79,11 +80,8 @@ impl Server {
     pub fn spawn(&mut self) {
         assert!(self.child.is_none(), "the server is up");
         let listen = self.base.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.dir.path().join("server.log"))
-            .unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
         let child = Command::new(LONGHAUL)
             .arg("serve")
             .arg("--data-dir")
@@ -146,6 +144,14 @@ impl Server {
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let answer = self.http.post(self.url(path)).body(body.to_string()).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// What is stored: the ids of all runs, newest first, and how many directories there are for them.
+    pub async fn stored(&self) -> (Vec<String>, usize) {
+        let (status, list) = self.get("/v1/runs?limit=100").await;
+        assert_eq!((status, &list["has_more"]), (200, &json!(false)), "{list}");
+        let ids = list["data"].as_array().unwrap().iter().map(|run| run["id"].as_str().unwrap().to_owned()).collect();
+        (ids, std::fs::read_dir(self.data().join("runs")).unwrap().count())
     }
 
     /// GET: status and JSON.

@@ -20,6 +20,11 @@ impl Reader {
         if let Some(id) = after {
             request = request.header("last-event-id", id);
         }
+        Self::of(request).await
+    }
+
+    /// Opens whatever stream a request asks for; the status if it is not 200.
+    pub async fn of(request: reqwest::RequestBuilder) -> Result<Self, u16> {
         let answer = request.send().await.map_err(|_| 0_u16)?;
         if answer.status() != 200 {
             return Err(answer.status().as_u16());

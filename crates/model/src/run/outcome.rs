@@ -4,9 +4,7 @@
 //! then the exit status. Nothing that is not proven is shown as a success.
 
 use super::{Exit, ExitHow, RunState, Stop};
-use crate::event::{
-    Driver, EventData, ExitInfo, Failure, RunCancelled, RunCompleted, RunFailed, Totals,
-};
+use crate::event::{Driver, EventData, ExitInfo, Failure, RunCancelled, RunCompleted, RunFailed, Totals};
 
 /// The terminal event of a run whose last attempt ended like `exit`.
 pub(super) fn terminal(state: &RunState, exit: &Exit, info: ExitInfo, totals: Totals) -> EventData {

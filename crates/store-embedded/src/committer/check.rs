@@ -151,11 +151,7 @@ impl Ledger {
         }
         for record in commit.records {
             self.records.insert((record.key.kind, record.key.id.clone()), record.value.is_some());
-            entry.records.push(RecordEntry {
-                kind: record.key.kind.into(),
-                id: record.key.id,
-                value: record.value,
-            });
+            entry.records.push(RecordEntry { kind: record.key.kind.into(), id: record.key.id, value: record.value });
         }
         (entry, Committed { created, position: id })
     }

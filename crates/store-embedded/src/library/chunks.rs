@@ -80,13 +80,7 @@ impl Chunk {
 }
 
 /// Appends lines, each with its newline, to the stream whose bytes end at `first_byte`.
-pub(crate) fn append(
-    conn: &Connection,
-    stream: StreamId,
-    first: Seq,
-    lines: &[&Bytes],
-    first_byte: u64,
-) -> Result<()> {
+pub(crate) fn append(conn: &Connection, stream: StreamId, first: Seq, lines: &[&Bytes], first_byte: u64) -> Result<()> {
     let at = place(stream, first);
     let added: usize = lines.iter().map(|line| line.len() + 1).sum();
     let (mut first, mut first_byte, mut gathered) = (first.get(), first_byte, added);
@@ -137,10 +131,12 @@ fn insert(
     at: &str,
 ) -> Result<()> {
     let crc = crc(stream, first, last, first_byte, body);
-    conn.prepare_cached("INSERT INTO chunks (stream, first_seq, last_seq, first_byte, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
-        .and_then(|mut s| s.execute(params![stream.get(), first, last, first_byte, crc, body]))
-        .at(at)
-        .map(|_| ())
+    conn.prepare_cached(
+        "INSERT INTO chunks (stream, first_seq, last_seq, first_byte, crc, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )
+    .and_then(|mut s| s.execute(params![stream.get(), first, last, first_byte, crc, body]))
+    .at(at)
+    .map(|_| ())
 }
 
 /// First seq and size of the last chunk that begins before `first`.
@@ -177,12 +173,13 @@ pub(crate) fn read(
     }
     let at = place(stream, after.next());
     let start: Option<u64> = conn
-        .prepare_cached("SELECT first_seq FROM chunks WHERE stream = ?1 AND first_seq <= ?2 ORDER BY first_seq DESC LIMIT 1")
+        .prepare_cached(
+            "SELECT first_seq FROM chunks WHERE stream = ?1 AND first_seq <= ?2 ORDER BY first_seq DESC LIMIT 1",
+        )
         .and_then(|mut s| s.query_row([stream.get(), after.get() + 1], |row| row.get(0)).optional())
         .at(&at)?;
     let Some(start) = start else { return Err(Fault::corrupt(at, "the chunk is missing")) };
-    let sql =
-        format!("SELECT {COLUMNS} FROM chunks WHERE stream = ?1 AND first_seq >= ?2 ORDER BY first_seq");
+    let sql = format!("SELECT {COLUMNS} FROM chunks WHERE stream = ?1 AND first_seq >= ?2 ORDER BY first_seq");
     let mut statement = conn.prepare_cached(&sql).at(&at)?;
     let mut rows = statement.query([stream.get(), start]).at(&at)?;
     let mut next = after.next();
@@ -213,9 +210,7 @@ pub(crate) fn read(
 
 /// Erases a stream's chunks.
 pub(crate) fn erase(conn: &Connection, stream: StreamId) -> Result<()> {
-    conn.execute("DELETE FROM chunks WHERE stream = ?1", [stream.get()])
-        .at(&place(stream, Seq::new(1)))
-        .map(|_| ())
+    conn.execute("DELETE FROM chunks WHERE stream = ?1", [stream.get()]).at(&place(stream, Seq::new(1))).map(|_| ())
 }
 
 /// Every chunk, by stream and seq, for a check of the whole.

@@ -82,16 +82,10 @@ pub(crate) fn erase(conn: &Connection, stream: StreamId) -> Result<()> {
 }
 
 /// Gives entries after a position up to and with `upto`, until `each` answers false.
-pub(crate) fn scan(
-    conn: &Connection,
-    after: Seq,
-    upto: Seq,
-    mut each: impl FnMut(u64, Slot) -> bool,
-) -> Result<()> {
+pub(crate) fn scan(conn: &Connection, after: Seq, upto: Seq, mut each: impl FnMut(u64, Slot) -> bool) -> Result<()> {
     let at = "longhaul.db: feed";
-    let mut statement = conn
-        .prepare_cached("SELECT * FROM feed WHERE position > ?1 AND position <= ?2 ORDER BY position")
-        .at(at)?;
+    let mut statement =
+        conn.prepare_cached("SELECT * FROM feed WHERE position > ?1 AND position <= ?2 ORDER BY position").at(at)?;
     let mut rows = statement.query([after.get(), upto.get()]).at(at)?;
     let mut expected = after.get() + 1;
     while let Some(row) = rows.next().at(at)? {

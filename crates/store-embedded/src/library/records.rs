@@ -57,9 +57,8 @@ pub(crate) fn put(conn: &Connection, kind: &str, id: &str, value: Option<&[u8]>,
 pub(crate) fn find(conn: &Connection, kind: &str, id: &str) -> Result<Option<Bytes>> {
     let at = place(kind, id);
     let found = {
-        let mut statement = conn
-            .prepare_cached("SELECT kind, id, crc, value FROM records WHERE kind = ?1 AND id = ?2")
-            .at(&at)?;
+        let mut statement =
+            conn.prepare_cached("SELECT kind, id, crc, value FROM records WHERE kind = ?1 AND id = ?2").at(&at)?;
         let mut rows = statement.query([kind, id]).at(&at)?;
         rows.next().at(&at)?.map(decode).transpose()?
     };

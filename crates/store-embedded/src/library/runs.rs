@@ -49,34 +49,30 @@ pub(crate) fn put(conn: &Connection, row: &RunRow, meta: &mut Meta) -> Result<()
     let tags = tags_json(&row.tags);
     let old: Option<(bool, String, String)> = conn
         .prepare_cached("SELECT live, digest, tags FROM runs WHERE stream = ?1")
-        .and_then(|mut s| {
-            s.query_row([row.stream.get()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional()
-        })
+        .and_then(|mut s| s.query_row([row.stream.get()], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).optional())
         .at(&at)?;
     let ended_at = row.ended_at.map(Timestamp::unix_ms);
     let Some((was_live, old_digest, old_tags)) = old else {
-        conn.prepare_cached(
-            "INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-        )
-        .and_then(|mut s| {
-            s.execute(params![
-                row.stream.get(),
-                row.key.project.as_str(),
-                row.key.run.as_str(),
-                row.status.as_str(),
-                live,
-                row.harness,
-                row.digest,
-                tags,
-                row.created_at.unix_ms(),
-                ended_at,
-                row.last_seq.get(),
-                key_hash(&row.key),
-                row_crc(row),
-                &*row.doc
-            ])
-        })
-        .at(&at)?;
+        conn.prepare_cached("INSERT INTO runs VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")
+            .and_then(|mut s| {
+                s.execute(params![
+                    row.stream.get(),
+                    row.key.project.as_str(),
+                    row.key.run.as_str(),
+                    row.status.as_str(),
+                    live,
+                    row.harness,
+                    row.digest,
+                    tags,
+                    row.created_at.unix_ms(),
+                    ended_at,
+                    row.last_seq.get(),
+                    key_hash(&row.key),
+                    row_crc(row),
+                    &*row.doc
+                ])
+            })
+            .at(&at)?;
         meta.runs += 1;
         meta.live += u64::from(live);
         return put_tags(conn, row.stream, &row.tags);

@@ -26,14 +26,7 @@ pub(crate) struct StreamHead {
 impl StreamHead {
     /// Of a stream that is just made.
     pub(crate) fn empty() -> Self {
-        Self {
-            tail: Seq::ZERO,
-            epoch: Epoch::new(0),
-            earliest: Seq::new(1),
-            bytes: 0,
-            closed: false,
-            cursor: None,
-        }
+        Self { tail: Seq::ZERO, epoch: Epoch::new(0), earliest: Seq::new(1), bytes: 0, closed: false, cursor: None }
     }
 
     fn crc(&self, stream: StreamId) -> u32 {

@@ -50,7 +50,11 @@ pub async fn the_feed_is_dense_and_global(place: &dyn Place) {
                 wire: event(k, *seq, &format!("line {seq}")),
             })
             .collect();
-        for limit in [ReadLimit::default(), ReadLimit { events_max: 7, bytes_max: 1 << 20 }, ReadLimit { events_max: 9, bytes_max: 1 }] {
+        for limit in [
+            ReadLimit::default(),
+            ReadLimit { events_max: 7, bytes_max: 1 << 20 },
+            ReadLimit { events_max: 9, bytes_max: 1 },
+        ] {
             assert_eq!(all(&*store, None, limit).await, expected);
         }
         let tail = Seq::new(expected.len() as u64);

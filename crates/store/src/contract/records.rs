@@ -48,8 +48,11 @@ pub async fn records_list_by_prefix_in_order(place: &dyn Place) {
     for n in (0..60).rev() {
         must(&*store, put(vec![record("op", &format!("p/{n:02}"), Some(&n.to_string()))])).await;
     }
-    must(&*store, put(vec![record("op", "q/1", Some("q")), record("zz", "p/00", Some("z")), record("aa", "p/0", Some("a"))]))
-        .await;
+    must(
+        &*store,
+        put(vec![record("op", "q/1", Some("q")), record("zz", "p/00", Some("z")), record("aa", "p/0", Some("a"))]),
+    )
+    .await;
     for round in 0..2 {
         if round == 1 {
             store = place.reopen(store).await;

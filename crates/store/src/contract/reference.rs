@@ -7,9 +7,7 @@ use longhaul_model::{Epoch, ProjectId, RunKey, Seq, Status, StreamId};
 
 use super::Place;
 use super::fixture::{Random, events, key, read_all, record, row, write};
-use crate::{
-    Commit, FeedPage, MemoryStore, NewRun, ReadLimit, RecordKey, RunFilter, RunRow, Store, StoreError,
-};
+use crate::{Commit, FeedPage, MemoryStore, NewRun, ReadLimit, RecordKey, RunFilter, RunRow, Store, StoreError};
 
 const SEED: u64 = 0x10_46_48_41_55_4c;
 const STEPS: usize = 1_200;
@@ -185,8 +183,7 @@ impl Histories {
             }
         }
         for project in [None, ProjectId::parse("q").ok()] {
-            let (left, right) =
-                (feed(tested, project.as_ref()).await, feed(reference, project.as_ref()).await);
+            let (left, right) = (feed(tested, project.as_ref()).await, feed(reference, project.as_ref()).await);
             assert_eq!(left, right, "{label}");
         }
     }

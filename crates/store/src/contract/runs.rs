@@ -185,11 +185,8 @@ pub async fn an_erased_run_is_gone_and_its_key_is_free(place: &dyn Place) {
     erased.unwrap();
     let second = created.unwrap().created.unwrap();
     assert_ne!(first, second);
-    let both = Commit {
-        erase: Some(k.clone()),
-        streams: vec![write(&bystander, kept, 2, 1)],
-        ..create(&key("p", "next"), 1)
-    };
+    let both =
+        Commit { erase: Some(k.clone()), streams: vec![write(&bystander, kept, 2, 1)], ..create(&key("p", "next"), 1) };
     must(&*store, both).await;
     let store = place.reopen(store).await;
     assert_eq!(store.run(&k).await, Ok(None));

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use longhaul_model::{Epoch, Seq, StreamId};
 
 use super::Place;
-use super::fixture::{append, create, event, events, finish, key, made, must, put, read_all, read_pages, record, row, write};
+use super::fixture::{
+    append, create, event, events, finish, key, made, must, put, read_all, read_pages, record, row, write,
+};
 use crate::{Commit, CommitError, ReadLimit, RecordKey, StoreError};
 
 /// Appended events have dense seqs from 1 and come back byte for byte.

@@ -21,7 +21,7 @@ fn shown(screen: Screen, taste: Taste, events: Vec<EventData>) -> String {
         for ink in renderer.event(&event) {
             match ink {
                 Ink::Out(bytes) => out.push_str(&String::from_utf8(bytes).unwrap()),
-                Ink::Err(bytes) => out.push_str(&format!("«{}»", String::from_utf8(bytes).unwrap())),
+                Ink::Err(bytes) => out.extend(["«", std::str::from_utf8(&bytes).unwrap(), "»"]),
             }
         }
     }
@@ -86,7 +86,8 @@ fn completed() -> EventData {
 fn one_of_each() -> Vec<EventData> {
     vec![
         created(Driver::Harness),
-        RunAttemptStarted { attempt: AttemptNo::new(1), cause: "first".into(), epoch: Epoch::new(1), budget_ms: 1 }.into(),
+        RunAttemptStarted { attempt: AttemptNo::new(1), cause: "first".into(), epoch: Epoch::new(1), budget_ms: 1 }
+            .into(),
         ProcessStarted {
             attempt: AttemptNo::new(1),
             pid: 7,
@@ -107,7 +108,12 @@ fn one_of_each() -> Vec<EventData> {
         call("c2", json!({"command": "false"})),
         call("c3", json!({})),
         result("c2", json!("nope"), true),
-        MessageCompleted { message_id: "sub".into(), parent_call_id: Some("c3".into()), text: "from a subagent".into() }.into(),
+        MessageCompleted {
+            message_id: "sub".into(),
+            parent_call_id: Some("c3".into()),
+            text: "from a subagent".into(),
+        }
+        .into(),
         message("m2", "Bye"),
         UsageReported { scope: "run".into(), ..UsageReported::default() }.into(),
         line(OutputStream::Stdout, b"what is this", true),
@@ -115,8 +121,13 @@ fn one_of_each() -> Vec<EventData> {
         Warning { code: "silence".into(), message: "ten silent minutes".into() }.into(),
         RunAdopted { attempt: AttemptNo::new(1), previous_epoch: Epoch::new(1), epoch: Epoch::new(2) }.into(),
         RunCancelRequested { by: "cli".into(), reason: Some("enough".into()) }.into(),
-        RunAttemptStarted { attempt: AttemptNo::new(2), cause: "never_started".into(), epoch: Epoch::new(2), budget_ms: 1 }
-            .into(),
+        RunAttemptStarted {
+            attempt: AttemptNo::new(2),
+            cause: "never_started".into(),
+            epoch: Epoch::new(2),
+            budget_ms: 1,
+        }
+        .into(),
         VerdictReported { success: true, error: None }.into(),
         EventData::Unknown { name: "later.thing".into(), data: "{}".into() },
         ProcessExited {
@@ -191,7 +202,11 @@ fn a_discarded_message_is_taken_back_on_a_terminal_and_never_in_a_pipe() {
 #[test]
 fn a_message_that_was_never_finished_is_not_lost_in_a_pipe() {
     let failed = RunFailed {
-        error: Failure { code: "killed_by_signal".into(), message: "ended by SIGKILL".into(), stderr_tail: Some("a\n\x1b[1mb\n".into()) },
+        error: Failure {
+            code: "killed_by_signal".into(),
+            message: "ended by SIGKILL".into(),
+            stderr_tail: Some("a\n\x1b[1mb\n".into()),
+        },
         exit: Some(ExitInfo { code: None, signal: Some(9) }),
         totals: Totals::default(),
     };

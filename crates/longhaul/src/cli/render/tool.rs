@@ -12,7 +12,18 @@ const RESULT_LINES: usize = 3;
 
 /// Arguments that say best what a call is about, the best first.
 const TELLING: [&str; 12] = [
-    "command", "cmd", "file_path", "path", "pattern", "query", "url", "description", "prompt", "name", "text", "input",
+    "command",
+    "cmd",
+    "file_path",
+    "path",
+    "pattern",
+    "query",
+    "url",
+    "description",
+    "prompt",
+    "name",
+    "text",
+    "input",
 ];
 
 impl Renderer {

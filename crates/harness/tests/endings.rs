@@ -1,0 +1,183 @@
+//! What becomes of recorded runs: their events folded by the model, ended as the real process ended.
+
+mod replay;
+
+use longhaul_model::event::{Driver, RunCreated, Totals};
+use longhaul_model::projection::Projection;
+use longhaul_model::run::{Command, Ctx, Exit, ExitHow, Phase, RunState, Stop, decide};
+use longhaul_model::{AttemptNo, Epoch, Event, EventData, ProjectId, RunId, Seq, Status, Timestamp};
+
+/// The end of a run as people see it.
+#[derive(Debug, PartialEq)]
+struct Ending {
+    status: Status,
+    /// The failure's code, empty after a success.
+    code: String,
+    text: String,
+    totals: Totals,
+}
+
+fn ending(name: &str, how: ExitHow) -> Ending {
+    let recorded = replay::one(name);
+    let mut state = RunState {
+        phase: Phase::Running { attempt: AttemptNo::new(1) },
+        driver: Driver::Harness,
+        ..RunState::default()
+    };
+    let created = RunCreated {
+        project: ProjectId::default_project(),
+        driver: Driver::Harness,
+        harness: recorded.harness.name().to_owned(),
+        model: None,
+        name: None,
+        digest: String::new(),
+        session_id: None,
+        cwd: "/".to_owned(),
+        tags: std::collections::BTreeMap::default(),
+        timeout_ms: 1,
+    };
+    let event = |data: EventData| Event {
+        run_id: RunId::parse("r1").unwrap(),
+        seq: Seq::new(1),
+        ts: Timestamp::from_unix_ms(0),
+        data,
+    };
+    let mut seen = Projection::begin(&event(created.into())).unwrap();
+    for data in replay::events(recorded.harness, &recorded.stdout) {
+        state = state.evolve(&data);
+        seen.apply(&event(data));
+    }
+    let exit = Exit {
+        how,
+        stop: Stop::None,
+        rusage: None,
+        killed_descendants: 0,
+        unkilled: Vec::new(),
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        stderr_tail: None,
+        spool_error: None,
+    };
+    for data in decide(&state, Command::Exit(Box::new(exit)), &Ctx { epoch: Epoch::default() }).unwrap() {
+        seen.apply(&event(data));
+    }
+    Ending {
+        status: seen.status,
+        code: seen.error.as_ref().map(|e| e.code.clone()).unwrap_or_default(),
+        text: seen.output_text(),
+        totals: seen.totals.clone(),
+    }
+}
+
+fn short(name: &str, how: ExitHow) -> (Status, String, String) {
+    let ending = ending(name, how);
+    (ending.status, ending.code, ending.text)
+}
+
+fn completed(text: &str) -> (Status, String, String) {
+    (Status::Completed, String::new(), text.to_owned())
+}
+
+fn failed(code: &str, text: &str) -> (Status, String, String) {
+    (Status::Failed, code.to_owned(), text.to_owned())
+}
+
+#[test]
+fn a_tool_run_has_its_text_its_calls_its_tokens_and_its_cost() {
+    let ending = ending("claude/tool", ExitHow::Exited(0));
+    assert_eq!((ending.status, &*ending.text), (Status::Completed, "I will run a command.\n\nThe tool said hi."));
+    let usage = ending.totals.usage.unwrap();
+    assert_eq!((usage.input_tokens, usage.output_tokens, usage.reasoning_tokens), (Some(200), Some(40), Some(0)));
+    let cost = ending.totals.cost.unwrap();
+    assert_eq!((cost.usd, &*cost.provenance), (0.0016, "estimate"));
+    assert_eq!((ending.totals.tool_calls, ending.totals.unknown_lines), (1, 0));
+}
+
+#[test]
+fn tokens_from_the_cache_are_not_counted_twice() {
+    for name in ["claude/partial", "codex/reasoning"] {
+        let usage = ending(name, ExitHow::Exited(0)).totals.usage.unwrap();
+        assert_eq!((usage.input_tokens, usage.cache_read_tokens), (Some(600), Some(400)), "{name}");
+    }
+}
+
+#[test]
+fn a_resumed_run_reports_its_own_tokens_and_the_session_s_cost() {
+    let totals = ending("claude/resume-2", ExitHow::Exited(0)).totals;
+    assert_eq!(totals.usage.unwrap().input_tokens, Some(100));
+    assert_eq!(totals.cost.unwrap().usd, 0.0016);
+}
+
+#[test]
+fn the_tokens_of_subagents_are_in_the_sum_and_their_text_is_not_in_the_answer() {
+    let ending = ending("claude/subagent", ExitHow::Exited(0));
+    assert_eq!(ending.text, "Delegating\n\nSub answer.\n\nAll done.");
+    assert_eq!(ending.totals.usage.unwrap().input_tokens, Some(400));
+}
+
+#[test]
+fn an_answer_lost_at_a_retry_is_not_in_the_text() {
+    assert_eq!(short("claude/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("claude/drop-shown", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("claude/cut-off-shown", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("claude/drop-shown-then-500", ExitHow::Exited(1)), failed("upstream", ""));
+    assert_eq!(short("codex/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("codex/failed-event", ExitHow::Exited(1)), failed("upstream", "Part."));
+    assert_eq!(short("codex/failed-event-then-same", ExitHow::Exited(0)), completed("Part."));
+    assert_eq!(short("codex/failed-event-then-more", ExitHow::Exited(0)), completed("Part.\n\nPart. And more."));
+}
+
+#[test]
+fn a_provider_s_error_is_a_failure_with_its_code() {
+    for (name, code) in [
+        ("claude/err400", "upstream"),
+        ("claude/err401", "not_logged_in"),
+        ("claude/err429", "rate_limited"),
+        ("claude/err500", "upstream"),
+        ("claude-2.1.197/err500", "upstream"),
+        ("claude/refused", "upstream"),
+        ("codex/err400", "upstream"),
+        ("codex/err401", "not_logged_in"),
+        ("codex/err404", "upstream"),
+        ("codex/err429", "rate_limited"),
+        ("codex/err500", "upstream"),
+        ("codex/nokey", "not_logged_in"),
+    ] {
+        // Whatever the exit status: the word of the source counts.
+        assert_eq!(short(name, ExitHow::Exited(1)), failed(code, ""), "{name}");
+        assert_eq!(short(name, ExitHow::Exited(0)), failed(code, ""), "{name}");
+    }
+    assert_eq!(short("claude/event-error", ExitHow::Exited(1)), failed("upstream", "Part\n\nPart\n\nPart\n\nPart"));
+    assert_eq!(short("claude/maxturns", ExitHow::Exited(1)), failed("max_turns", "I will run a command."));
+    assert_eq!(short("claude/resume-unknown", ExitHow::Exited(1)), failed("session_not_found", ""));
+    assert_eq!(short("claude/root-skip", ExitHow::Exited(1)), failed("exit_nonzero", ""));
+    assert_eq!(short("codex/resume-unknown", ExitHow::Exited(1)), failed("exit_nonzero", ""));
+}
+
+#[test]
+fn an_interrupt_is_never_a_success() {
+    // Claude exits with status 0 after each of these; in the last one even its result line says success.
+    assert_eq!(short("claude/sigint-pid", ExitHow::Exited(0)), failed("interrupted", "Running."));
+    assert_eq!(short("claude/sigint-group", ExitHow::Exited(0)), failed("interrupted", "Running."));
+    assert_eq!(short("claude/sigint-text", ExitHow::Exited(0)), failed("interrupted", "w0 w1 w2 w3 w4 w5 "));
+    assert_eq!(short("claude/sigint-after-text", ExitHow::Exited(0)), failed("interrupted", "One two "));
+    assert_eq!(short("codex/sigint-pid", ExitHow::Exited(1)), failed("exit_nonzero", "Running."));
+}
+
+#[test]
+fn an_end_without_a_word_is_never_a_success() {
+    assert_eq!(short("claude/sigterm-pid", ExitHow::Exited(143)), failed("exit_nonzero", "Running."));
+    assert_eq!(short("claude/sigkill-pid", ExitHow::Signaled(9)), failed("killed_by_signal", "Running."));
+    assert_eq!(short("codex/sigterm-pid", ExitHow::Signaled(15)), failed("killed_by_signal", "Running."));
+    assert_eq!(short("codex/refused", ExitHow::Exited(0)), failed("no_verdict", ""));
+}
+
+#[test]
+fn a_success_that_gave_nothing_is_a_failure() {
+    assert_eq!(short("claude/empty", ExitHow::Exited(0)), failed("empty_output", ""));
+}
+
+#[test]
+fn an_answer_that_only_the_result_line_has_is_an_answer() {
+    assert_eq!(short("claude/json", ExitHow::Exited(0)), completed("Hello."));
+}

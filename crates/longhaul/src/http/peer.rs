@@ -1,0 +1,111 @@
+//! Who is at the other end of a loopback connection.
+//!
+//! Loopback is shared by all users of a machine, and `POST /v1/runs` runs commands. So the kernel is asked whose socket
+//! it is. Source: sock_diag(7); `linux/inet_diag.h`, `linux/netlink.h`.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use tokio::net::TcpListener;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const PROTOCOL_TCP: u8 = 6;
+const REQUEST_BYTES: usize = 72;
+/// Where the owner stands in the answer: after the message's header and the fields before it.
+const UID_AT: usize = 16 + 4 + 48 + 12;
+
+/// The two ends of a connection, and whose the far one is, once somebody asked.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    remote: SocketAddr,
+    local: Option<SocketAddr>,
+    uid: Arc<OnceLock<Option<u32>>>,
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self { remote: *stream.remote_addr(), local: stream.io().local_addr().ok(), uid: Arc::default() }
+    }
+}
+
+impl Peer {
+    /// Whether the far end is on this machine's loopback.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.remote.ip().is_loopback()
+    }
+
+    /// The user whose socket the far end is; `None` if the kernel does not say. Asked once for a connection.
+    pub(super) fn uid(&self) -> Option<u32> {
+        *self.uid.get_or_init(|| self.local.and_then(|local| owner(self.remote, local).ok().flatten()))
+    }
+}
+
+/// The user of the socket that is bound to `socket` and connected to `other`.
+fn owner(socket: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
+    let kind = SocketType::DGRAM;
+    let fd = socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
+    send(&fd, &request(socket, other), SendFlags::empty())?;
+    let mut answer = [0_u8; 512];
+    let (len, _) = recv(&fd, &mut answer[..], RecvFlags::DONTWAIT)?;
+    let answer = &answer[..len];
+    let kind = answer.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
+    if kind != Some(SOCK_DIAG_BY_FAMILY) {
+        return Ok(None);
+    }
+    Ok(answer.get(UID_AT..UID_AT + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])))
+}
+
+fn request(socket: SocketAddr, other: SocketAddr) -> Vec<u8> {
+    let mut out = Vec::with_capacity(REQUEST_BYTES);
+    out.extend((REQUEST_BYTES as u32).to_ne_bytes());
+    out.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    out.extend(NLM_F_REQUEST.to_ne_bytes());
+    out.extend([0; 8]);
+    let family = if socket.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    out.extend([family.as_raw() as u8, PROTOCOL_TCP, 0, 0]);
+    out.extend(u32::MAX.to_ne_bytes());
+    out.extend(socket.port().to_be_bytes());
+    out.extend(other.port().to_be_bytes());
+    for address in [socket.ip(), other.ip()] {
+        let mut bytes = [0; 16];
+        match address {
+            IpAddr::V4(v4) => bytes[..4].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => bytes = v6.octets(),
+        }
+        out.extend(bytes);
+    }
+    out.extend([0; 4]);
+    out.extend([0xff; 8]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_whose_socket_it_is() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(address) else {
+                println!("skipped {address}: this machine has no such loopback");
+                continue;
+            };
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, remote) = listener.accept().unwrap();
+            let own = rustix::process::getuid().as_raw();
+            assert_eq!(owner(remote, server.local_addr().unwrap()).unwrap(), Some(own));
+            drop(client);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_is_nobody_s() {
+        let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(owner(nobody, "127.0.0.1:2".parse().unwrap()).unwrap(), None);
+    }
+}

@@ -1,0 +1,311 @@
+//! The documents say what the program does: routes, fields, error codes, event types, verbs, harnesses.
+#![allow(missing_docs)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use longhaul::http::{ROUTES, openapi_document};
+use longhaul_api::{ErrorCode, RunRequest, Snapshot};
+use longhaul_model::event::{Driver, EventData, RunCreated};
+use longhaul_model::projection::Projection;
+use longhaul_model::{Event, ProjectId, RunId, Seq, Status, Timestamp};
+use serde_json::{Map, Value, json};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn set<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    names.into_iter().map(str::to_owned).collect()
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    set(value.as_object().expect("an object").keys().map(String::as_str))
+}
+
+fn texts(value: &Value) -> BTreeSet<String> {
+    set(value.as_array().expect("a list").iter().filter_map(Value::as_str))
+}
+
+/// The first cells of a document's table rows that are one word in backticks.
+fn first_cells(text: &str) -> BTreeSet<String> {
+    let cell = |line: &str| Some(line.strip_prefix("| `")?.split_once("` |")?.0.to_owned());
+    text.lines().filter_map(cell).collect()
+}
+
+#[test]
+fn every_route_is_in_the_openapi_document_and_nothing_else() {
+    let document = openapi_document();
+    let methods = ["get", "post", "put", "patch", "delete"];
+    let written: BTreeSet<(String, String)> = document["paths"]
+        .as_object()
+        .expect("paths")
+        .iter()
+        .flat_map(|(path, item)| {
+            methods.iter().filter(|m| item.get(**m).is_some()).map(|m| (path.clone(), (*m).to_owned()))
+        })
+        .collect();
+    let served: BTreeSet<(String, String)> = ROUTES
+        .iter()
+        .flat_map(|(path, methods)| methods.iter().map(|m| ((*path).to_owned(), (*m).to_owned())))
+        .collect();
+    assert_eq!(written, served);
+    assert_eq!(document["info"]["version"], longhaul::VERSION);
+}
+
+#[test]
+fn every_reference_of_the_openapi_document_leads_somewhere() {
+    fn follow(node: &Value, document: &Value, seen: &mut BTreeSet<String>) {
+        match node {
+            Value::Object(map) => {
+                if let Some(Value::String(to)) = map.get("$ref") {
+                    let pointer = to.strip_prefix('#').expect("a reference into the document");
+                    assert!(document.pointer(pointer).is_some(), "{to} leads nowhere");
+                    seen.insert(pointer.to_owned());
+                }
+                map.values().for_each(|v| follow(v, document, seen));
+            }
+            Value::Array(list) => list.iter().for_each(|v| follow(v, document, seen)),
+            _ => {}
+        }
+    }
+    let document = openapi_document();
+    let mut seen = BTreeSet::new();
+    follow(&document, &document, &mut seen);
+    for kind in ["schemas", "responses", "parameters", "headers"] {
+        for name in keys(&document["components"][kind]) {
+            // A stream's chunk is described in prose: OpenAPI 3.1 has no schema for the frames of a stream.
+            let used = seen.contains(&format!("/components/{kind}/{name}")) || name == "ChatChunk";
+            assert!(used, "nothing uses {kind}/{name}");
+        }
+    }
+}
+
+#[test]
+fn the_schemas_have_the_programs_own_names() {
+    let document = openapi_document();
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(keys(&schemas["RunRequest"]["properties"]), set(RunRequest::FIELDS.iter().copied()));
+    assert_eq!(texts(&schemas["EventType"]["enum"]), set(EventData::NAMES.iter().copied()));
+    assert_eq!(texts(&schemas["ErrorCode"]["enum"]), set(ErrorCode::ALL.iter().map(|c| c.as_str())));
+    assert_eq!(texts(&schemas["Status"]["enum"]), set(Status::ALL.iter().map(|s| s.as_str())));
+    let kinds = &schemas["Error"]["properties"]["error"]["properties"]["type"]["enum"];
+    assert_eq!(texts(kinds), set(ErrorCode::ALL.iter().map(|c| c.kind())));
+    for code in ErrorCode::ALL {
+        let response = &document["components"]["responses"][format!("E{}", code.status())];
+        let text = response["description"].as_str().unwrap_or_default();
+        assert!(text.contains(&format!("`{}`", code.as_str())), "{} is not told of under its status", code.as_str());
+    }
+}
+
+/// The snapshot of a run that has just been accepted, as it goes over the wire.
+fn snapshot() -> Value {
+    let created = RunCreated {
+        project: ProjectId::default_project(),
+        driver: Driver::Exec,
+        harness: "exec".to_owned(),
+        model: None,
+        name: None,
+        digest: "run.v1:sha256:0".to_owned(),
+        session_id: None,
+        cwd: "/".to_owned(),
+        tags: std::collections::BTreeMap::new(),
+        timeout_ms: 1,
+    };
+    let run_id = RunId::parse("r1").unwrap();
+    let ts = Timestamp::from_unix_ms(1_795_254_000_000);
+    let run = Projection::begin(&Event { run_id, seq: Seq::new(1), ts, data: created.into() }).unwrap();
+    serde_json::to_value(Snapshot::of(&run, Map::new(), true)).unwrap()
+}
+
+#[test]
+fn a_snapshot_has_the_members_that_are_documented() {
+    let schema = &openapi_document()["components"]["schemas"]["Snapshot"];
+    let mut found = keys(&snapshot());
+    // Absent unless true.
+    found.insert("output_truncated".to_owned());
+    assert_eq!(keys(&schema["properties"]), found);
+    let required = texts(&schema["required"]);
+    for (name, value) in snapshot().as_object().unwrap() {
+        assert!(!value.is_null() || !required.contains(name), "{name} is required and may be null");
+    }
+    let api = document("docs/api.md");
+    for name in found {
+        assert!(api.contains(&format!("`{name}`")), "docs/api.md does not tell of the snapshot's {name}");
+    }
+}
+
+#[test]
+fn every_route_and_field_is_in_the_api_page() {
+    let api = document("docs/api.md");
+    for (path, methods) in ROUTES {
+        for method in *methods {
+            let heading = format!("`{} {path}`", method.to_uppercase());
+            assert!(api.contains(&heading), "docs/api.md does not tell of {heading}");
+        }
+    }
+    let cells = first_cells(&api);
+    for field in RunRequest::FIELDS {
+        assert!(cells.contains(*field), "docs/api.md has no row for the field {field}");
+    }
+}
+
+/// The row that docs/errors.md must have for a code.
+fn error_row(code: ErrorCode) -> String {
+    let retry = if code.may_retry() { "yes" } else { "no" };
+    format!("| `{}` | {} | `{}` | {retry} | {} |", code.as_str(), code.status(), code.kind(), code.meaning())
+}
+
+#[test]
+fn every_error_code_is_in_the_catalogue_with_its_meaning() {
+    let text = document("docs/errors.md");
+    let rows: Vec<String> = ErrorCode::ALL.iter().map(|code| error_row(*code)).collect();
+    let missing: Vec<&String> = rows.iter().filter(|row| !text.contains(*row)).collect();
+    assert!(missing.is_empty(), "docs/errors.md must hold these rows:\n{missing:#?}");
+    let codes = set(ErrorCode::ALL.iter().map(|c| c.as_str()));
+    let (catalogue, _) = text.split_once("\n## ").expect("the catalogue comes first");
+    assert_eq!(first_cells(catalogue), codes, "docs/errors.md has a code that the program lacks");
+}
+
+#[test]
+fn every_event_type_is_in_the_events_page() {
+    let text = document("docs/events.md");
+    let (types, _) = text.split_once("\n## Order").expect("the types come first");
+    assert_eq!(first_cells(types), set(EventData::NAMES.iter().copied()));
+}
+
+/// The verbs that a help text lists.
+fn verbs(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    let verb = |line: &str| line.strip_prefix("  ")?.split(' ').next().filter(|v| !v.is_empty()).map(str::to_owned);
+    lines.filter_map(verb).filter(|verb| verb != "help").collect()
+}
+
+/// The long options that a help text lists, without those that stand on every verb.
+fn options(help: &str) -> BTreeSet<String> {
+    let own = help.split("Global options:").next().unwrap_or_default();
+    let first = own.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
+    let long = first.filter_map(|line| line.split([' ', ',', '[', '=']).find(|word| word.starts_with("--")));
+    long.filter(|option| !matches!(*option, "--help" | "--version" | "--")).map(str::to_owned).collect()
+}
+
+fn help(words: &[&str]) -> String {
+    let asked = Command::new(env!("CARGO_BIN_EXE_longhaul")).args(words).arg("--help").output().expect("it runs");
+    String::from_utf8(asked.stdout).expect("help is text")
+}
+
+#[test]
+fn every_verb_and_option_is_in_the_cli_page() {
+    let text = document("docs/cli.md");
+    let top = verbs(&help(&[]));
+    assert!(top.len() > 10, "the help text lists verbs: {top:?}");
+    for verb in &top {
+        assert!(text.contains(&format!("longhaul {verb}")), "docs/cli.md does not tell of the verb {verb}");
+        let own = help(&[verb]);
+        let mut told = options(&own);
+        for under in verbs(&own) {
+            assert!(text.contains(&format!("longhaul {verb} {under}")), "docs/cli.md: no {verb} {under}");
+            told.extend(options(&help(&[verb, &under])));
+        }
+        for option in told {
+            assert!(
+                text.contains(&format!("`{option}")) || text.contains(&format!(", {option}")),
+                "docs/cli.md: {verb} {option}"
+            );
+        }
+    }
+    for option in ["--server", "--token", "--data-dir", "--project"] {
+        assert!(text.contains(&format!("`{option}")), "docs/cli.md does not tell of {option}");
+    }
+}
+
+#[test]
+fn the_harness_page_says_what_each_honours() {
+    let text = document("docs/harnesses.md");
+    // The first table alone: what is under it holds for every harness.
+    let mut rows = text.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let header: Vec<&str> = rows.next().expect("a table").split('|').map(str::trim).collect();
+    let mut seen = BTreeSet::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let Some(field) = cells[1].strip_prefix('`').and_then(|c| c.strip_suffix('`')) else { continue };
+        let field = field.strip_prefix("limits.").unwrap_or(field);
+        for (at, name) in header.iter().enumerate().filter(|(_, n)| !n.is_empty() && **n != "field") {
+            let harness = longhaul_harness::find(name).unwrap_or_else(|| panic!("no harness {name}"));
+            let honoured = harness.fields().contains(&field);
+            let told = !cells[at].starts_with("refused");
+            assert_eq!(told, honoured, "docs/harnesses.md: {field} of {name} is {:?}", cells[at]);
+            seen.insert((name.to_string(), field.to_owned()));
+        }
+    }
+    for harness in longhaul_harness::all() {
+        for field in harness.fields() {
+            let pair = (harness.name().to_owned(), (*field).to_owned());
+            assert!(seen.contains(&pair), "docs/harnesses.md lacks {pair:?}");
+        }
+        for told in [harness.install(), harness.tested_version()].into_iter().flatten() {
+            assert!(text.contains(told), "docs/harnesses.md does not tell {told:?} of {}", harness.name());
+        }
+    }
+}
+
+#[test]
+fn examples_in_the_api_page_are_requests_that_parse() {
+    let api = document("docs/api.md");
+    let bodies: Vec<&str> =
+        api.split("```json request\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!bodies.is_empty(), "docs/api.md has examples");
+    for body in bodies {
+        let parsed = RunRequest::parse(body.as_bytes());
+        assert!(parsed.is_ok(), "{body}: {parsed:?}");
+    }
+    let schema = &openapi_document()["paths"]["/v1/runs"]["post"]["requestBody"]["content"]["application/json"];
+    for example in schema["examples"].as_object().expect("examples").values() {
+        let parsed = RunRequest::parse(json!(example["value"]).to_string().as_bytes());
+        assert!(parsed.is_ok(), "{parsed:?}");
+    }
+}
+
+fn pages() -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "dev", ".ci/run"]
+        .iter()
+        .map(|name| root().join(name))
+        .collect();
+    for entry in std::fs::read_dir(root().join("docs")).expect("docs") {
+        pages.push(entry.expect("an entry").path());
+    }
+    pages
+}
+
+#[test]
+fn no_page_names_somebodys_machine() {
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        for wrong in
+            ["/work/", "/root/", "/home/", "registry.npmjs", "pypi.org", "files.pythonhosted", "index.crates.io"]
+        {
+            assert!(!text.contains(wrong), "{} holds {wrong}", page.display());
+        }
+    }
+}
+
+#[test]
+fn every_link_between_pages_leads_somewhere() {
+    for page in pages().into_iter().filter(|p| p.extension().is_some_and(|e| e == "md")) {
+        let text = std::fs::read_to_string(&page).expect("a page");
+        let dir = page.parent().expect("a directory");
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.starts_with('#') {
+                continue;
+            }
+            let file = link.split('#').next().unwrap_or_default();
+            assert!(dir.join(file).exists(), "{}: the link {link} leads nowhere", page.display());
+        }
+    }
+}
