@@ -85,6 +85,7 @@ pub struct ChatRequest {
     pub model: String,
     pub messages: Vec<Message>,
     pub stream: bool,
+    #[serde(deserialize_with = "crate::request::object")]
     pub stream_options: Option<StreamOptions>,
     pub run_id: Option<RunId>,
     pub session_id: Option<SessionId>,
@@ -157,7 +158,12 @@ impl ChatRequest {
             run.insert("effort".into(), effort.clone().into());
         }
         let bytes = serde_json::to_vec(&Value::Object(run)).unwrap_or_default();
-        let (run, _) = crate::RunRequest::parse(&bytes)?;
+        let (run, _) = crate::RunRequest::parse(&bytes).map_err(|mut problem| {
+            if problem.param.as_deref() == Some("effort") {
+                problem.param = Some("reasoning_effort".to_owned());
+            }
+            problem
+        })?;
         Ok(ParsedChat { chat, run, digest, ignored })
     }
 }
@@ -438,6 +444,7 @@ mod tests {
                 project: ProjectId::default_project(),
                 driver: Driver::Harness,
                 harness: "claude".into(),
+                command: None,
                 model: Some("opus".into()),
                 name: None,
                 digest: "d".into(),

@@ -4,9 +4,13 @@
 //! Never: fills in a default before the digest is made.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
 
 use longhaul_model::{ProjectId, RunId, SessionId, canonical, limits};
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{ErrorCode, Problem};
@@ -144,7 +148,7 @@ pub struct RunRequest {
     pub response_format: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub limits: Option<RunLimits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
@@ -242,12 +246,13 @@ impl RunRequest {
         if args.len() > limits::ARGS_MAX {
             return Err(Problem::invalid("args", format!("at most {} arguments are allowed", limits::ARGS_MAX)));
         }
-        for arg in args.iter().chain(&self.command) {
+        let numbered = args.iter().enumerate().map(|(at, arg)| (format!("args[{at}]"), arg));
+        for (param, arg) in numbered.chain(self.command.iter().map(|command| ("command".to_owned(), command))) {
             if arg.len() > limits::ARG_BYTES_MAX {
-                return too_long("args", arg.len(), limits::ARG_BYTES_MAX);
+                return too_long(&param, arg.len(), limits::ARG_BYTES_MAX);
             }
             if arg.contains('\0') {
-                return Err(Problem::invalid("args", "an argument cannot hold a NUL byte"));
+                return Err(Problem::invalid(param, "an argument cannot hold a NUL byte"));
             }
         }
         if self.command.as_deref() == Some("") {
@@ -343,6 +348,29 @@ pub fn decode<T: serde::de::DeserializeOwned>(value: Value) -> Result<T, Problem
     })
 }
 
+/// An object or null. What serde derives takes an array for a struct as well, and `[]` for all defaults.
+pub(crate) fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(de: D) -> Result<Option<T>, D::Error> {
+    struct Object<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+        type Value = Option<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            T::deserialize(MapAccessDeserializer::new(map)).map(Some)
+        }
+    }
+
+    de.deserialize_any(Object(PhantomData))
+}
+
 /// The digest of an object's members but for some.
 pub fn digest_of(tag: &str, map: &Map<String, Value>, without: &[&str]) -> String {
     let kept: Map<String, Value> =
@@ -368,11 +396,13 @@ mod tests {
         for (body, code, param) in [
             (&br#"{"nope":1}"#[..], "unknown_field", Some("nope")),
             (br#"{"limits":{"x":1}}"#, "invalid_field", Some("limits.x")),
+            (br#"{"limits":[]}"#, "invalid_field", Some("limits")),
             (br#"{"run_id":"a b"}"#, "invalid_field", Some("run_id")),
             (br#"{"timeout_ms":0}"#, "invalid_field", Some("timeout_ms")),
             (br#"{"timeout_ms":-1}"#, "invalid_field", Some("timeout_ms")),
             (br#"{"cwd":"rel"}"#, "invalid_field", Some("cwd")),
             (br#"{"args":[1]}"#, "invalid_field", Some("args[0]")),
+            (br#"{"args":["a","\u0000"]}"#, "invalid_field", Some("args[1]")),
             (br#"{"permissions":"root"}"#, "invalid_field", Some("permissions")),
             (br#"{"a":1,"a":2}"#, "invalid_json", None),
             (b"[]", "invalid_json", None),

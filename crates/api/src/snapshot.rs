@@ -40,6 +40,8 @@ pub struct Snapshot {
     pub status: Status,
     pub harness: String,
     #[serde(default)]
+    pub command: Option<String>,
+    #[serde(default)]
     pub model: Option<String>,
     #[serde(default)]
     pub name: Option<String>,
@@ -101,6 +103,7 @@ impl Snapshot {
             project: run.project.clone(),
             status: run.status,
             harness: run.harness.clone(),
+            command: run.command.clone(),
             model: run.model.clone(),
             name: run.name.clone(),
             output_text: text.then(|| run.output_text()),

@@ -122,7 +122,7 @@ impl Engine {
         let dir = uuid::Uuid::now_v7().simple().to_string();
         let own_cwd = new.sealed.cwd.as_os_str().is_empty();
         if own_cwd {
-            new.sealed.cwd = self.inner.options.data_dir.join("work").join(&dir);
+            new.sealed.cwd = self.work_dir(&dir);
         } else {
             check_cwd(&new.sealed.cwd)?;
         }
@@ -142,6 +142,7 @@ impl Engine {
             Some(place) => Err(place),
             None => Ok(self.inner.places.wait(&new.key)?),
         };
+        let _making = self.inner.making.read().await;
         let doc = self.accept(&new, harness, &dir, own_cwd).await?;
         let shared = Arc::new(Shared::new(new.key.clone(), doc.0, doc.1));
         metrics::counter!("longhaul_runs_created_total", "harness" => harness.name()).increment(1);
@@ -161,6 +162,7 @@ impl Engine {
             project: new.key.project.clone(),
             driver: harness.driver(),
             harness: harness.name().to_owned(),
+            command: new.sealed.command.as_deref().map(file_name),
             model: new.sealed.model.clone(),
             name: new.name.clone(),
             digest: new.digest.clone(),
@@ -202,7 +204,7 @@ impl Engine {
         let written = tokio::task::spawn_blocking(move || prepare(&path, &key, &sealed, cwd.as_deref())).await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         if let Err(source) = written {
-            crate::erase::remove_dir(&run_dir).await;
+            self.remove_dirs(dir).await;
             if source.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()) {
                 return Err(CommitError::Full.into());
             }
@@ -230,7 +232,7 @@ impl Engine {
             // It may be durable: the directory stays for whoever finds the run.
             Err(error @ CommitError::Unknown(_)) => Err(error.into()),
             Err(error) => {
-                crate::erase::remove_dir(&run_dir).await;
+                self.remove_dirs(dir).await;
                 Err(error.into())
             }
         }
@@ -254,10 +256,17 @@ impl Engine {
 /// Makes the run's directory with its sealed request and its owner's name, and its private working directory.
 fn prepare(run_dir: &Path, key: &RunKey, sealed: &Sealed, cwd: Option<&Path>) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
-    if let Some(cwd) = cwd {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cwd)?;
+    // First the one that says whose both are.
+    sealed::write(run_dir, sealed, key)?;
+    match cwd {
+        Some(cwd) => std::fs::DirBuilder::new().recursive(true).mode(0o700).create(cwd),
+        None => Ok(()),
     }
-    sealed::write(run_dir, sealed, key)
+}
+
+/// The last part of a program's path.
+pub(crate) fn file_name(program: &str) -> String {
+    Path::new(program).file_name().map_or(program.into(), std::ffi::OsStr::to_string_lossy).into_owned()
 }
 
 fn check_cwd(path: &Path) -> Result<(), DispatchError> {

@@ -52,6 +52,8 @@ pub(crate) struct Inner {
     pub(crate) address: RwLock<String>,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
+    /// Shared by dispatches that make a directory, held alone by whoever takes one for nobody's.
+    pub(crate) making: tokio::sync::RwLock<()>,
     pub(crate) draining: CancellationToken,
     refusing: AtomicBool,
     tasks: TaskTracker,
@@ -85,6 +87,7 @@ impl Engine {
             address: RwLock::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
+            making: tokio::sync::RwLock::default(),
             draining: CancellationToken::new(),
             refusing: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -116,7 +119,10 @@ impl Engine {
             let mut names = Vec::new();
             for entry in std::fs::read_dir(dir)? {
                 let entry = entry?;
-                if entry.path().join("request.json").exists() {
+                let path = entry.path();
+                // With a request the run is not over, or was never accepted; with neither request nor attempt it is not
+                // a run's any more, or not yet.
+                if crate::sealed::is_there(&path) || !attempt_path(&path, 1).exists() {
                     names.push(entry.file_name().to_string_lossy().into_owned());
                 }
             }
@@ -125,36 +131,62 @@ impl Engine {
         .await;
         let Ok(Ok(names)) = names else { return };
         for name in names {
-            let known = |live: &Live| live.shared.with_doc(|doc| doc.dir == name);
-            if self.lock_live().values().any(known) {
-                continue;
-            }
-            // A sealed request without a live run: the run ended, or was never accepted. Whichever, unless it was
-            // accepted this very moment, the file is of no use.
-            if let Some(key) = crate::sealed::owner(&self.runs_dir().join(&name)) {
-                let _guard = self.shard(&key).lock().await;
-                if self.lock_live().values().any(known) {
-                    continue;
-                }
-                match self.store().run(&key).await {
-                    Ok(Some(row)) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => {
-                        crate::sealed::remove(&self.runs_dir().join(&name));
-                    }
-                    Ok(_) => crate::erase::remove_dir(&self.runs_dir().join(&name)).await,
-                    Err(_) => return,
-                }
+            if self.sweep_one(&name).await.is_err() {
+                return;
             }
         }
         if let Ok(tombstones) = self.store().records(crate::erase::TOMBSTONE, "", usize::MAX).await {
             for (_, value) in tombstones {
                 if let Ok(tombstone) = serde_json::from_slice::<crate::erase::Tombstone>(&value)
                     && !tombstone.dir.is_empty()
-                    && self.runs_dir().join(&tombstone.dir).exists()
                 {
-                    crate::erase::remove_dir(&self.runs_dir().join(&tombstone.dir)).await;
+                    self.remove_dirs(&tombstone.dir).await;
                 }
             }
         }
+    }
+
+    async fn sweep_one(&self, name: &str) -> Result<(), StoreError> {
+        let dir = self.runs_dir().join(name);
+        let known = || self.lock_live().values().any(|live| live.shared.with_doc(|doc| doc.dir == name));
+        if known() {
+            return Ok(());
+        }
+        // A sealed request without a live run: the run ended, or was never accepted. Whichever, unless it was
+        // accepted this very moment, the file is of no use.
+        if let Some(key) = crate::sealed::owner(&dir) {
+            let _guard = self.shard(&key).lock().await;
+            if known() {
+                return Ok(());
+            }
+            match self.store().run(&key).await? {
+                Some(row) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => crate::sealed::remove(&dir),
+                _ => self.remove_dirs(name).await,
+            }
+            return Ok(());
+        }
+        // It has no request that can be read, so it does not say whose it is: a dispatch is at it, or was killed at it.
+        let _alone = self.inner.making.write().await;
+        if known() {
+            return Ok(());
+        }
+        if attempt_path(&dir, 1).exists() {
+            crate::sealed::remove(&dir);
+        } else {
+            self.remove_dirs(name).await;
+        }
+        Ok(())
+    }
+
+    /// Removes the directories that were made for one run: its own, and the one it worked in.
+    pub(crate) async fn remove_dirs(&self, name: &str) {
+        crate::erase::remove_dir(&self.runs_dir().join(name)).await;
+        crate::erase::remove_dir(&self.work_dir(name)).await;
+    }
+
+    /// The private directory that a run works in if it names none.
+    pub(crate) fn work_dir(&self, name: &str) -> PathBuf {
+        self.inner.options.data_dir.join("work").join(name)
     }
 
     /// Starts an owner's task and makes it known.

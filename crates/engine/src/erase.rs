@@ -53,7 +53,7 @@ impl Engine {
         };
         self.store().commit(commit).await?;
         if !dir.is_empty() {
-            remove_dir(&self.runs_dir().join(dir)).await;
+            self.remove_dirs(&dir).await;
         }
         Ok(())
     }

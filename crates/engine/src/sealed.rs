@@ -111,6 +111,11 @@ pub(crate) fn read(dir: &Path) -> io::Result<Sealed> {
     Ok(file.request)
 }
 
+/// Whether there is a request, readable or not.
+pub(crate) fn is_there(dir: &Path) -> bool {
+    path(dir).exists()
+}
+
 /// Whose request it is; `None` if it cannot be told.
 pub(crate) fn owner(dir: &Path) -> Option<RunKey> {
     let file: File<serde::de::IgnoredAny> = serde_json::from_slice(&fs::read(path(dir)).ok()?).ok()?;

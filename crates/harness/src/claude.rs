@@ -1,6 +1,6 @@
 //! Claude Code: `claude -p` with its stream of JSON lines.
 //!
-//! Job: the command line ([`plan`]) and the parser ([`parse`]), written against recorded runs of the versions 2.1.329
+//! Job: the command line (`plan`) and the parser (`parse`), written against recorded runs of the versions 2.1.329
 //! and 2.1.197. Never: trusts the exit status, which is 0 after an interrupt.
 
 mod parse;

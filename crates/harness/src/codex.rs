@@ -1,6 +1,6 @@
 //! Codex: `codex exec --json`.
 //!
-//! Job: the command line ([`plan`]) and the parser ([`parse`]), written against recorded runs of 0.169.0.
+//! Job: the command line (`plan`) and the parser (`parse`), written against recorded runs of 0.169.0.
 //! Never: takes an `item` of type `error` for a failure: it is a warning. The word of success is `turn.completed`.
 
 mod parse;

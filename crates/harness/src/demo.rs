@@ -1,7 +1,7 @@
 //! The demo: an agent that is built in and needs no CLI, no key and no network.
 //!
 //! Job: the plan that starts the house's own binary as [`agent`], and the parser of what that prints. The two know each
-//! other's lines by one set of types ([`line`]). Between them its variants make every event a harness can make.
+//! other's lines by one set of types (`line`). Between them its variants make every event a harness can make.
 
 pub mod agent;
 mod line;
@@ -47,7 +47,9 @@ impl Harness for Demo {
 
     fn plan(&self, request: &Request<'_>) -> Result<Plan, PlanError> {
         request.check(NAME, self.fields())?;
-        let variant = request.model.unwrap_or(agent::VARIANTS[0]);
+        // Whoever asks for nothing is shown around.
+        let asked = request.prompt.is_some_and(|prompt| !prompt.trim().is_empty());
+        let variant = request.model.unwrap_or(if asked { "echo" } else { "tour" });
         if !agent::VARIANTS.contains(&variant) {
             let message = format!("must be one of {}", agent::VARIANTS.join(", "));
             return Err(PlanError::Invalid { field: "model", message });

@@ -1,7 +1,7 @@
 //! Harnesses: one file per agent CLI. A command line in, events out.
 //!
 //! Job: for each agent CLI the plan that starts it ([`Harness::plan`]) and the parser of what it prints
-//! ([`Harness::parser`]), for any other command the same ([`exec`]), and a built-in agent that needs no CLI, key or
+//! ([`Harness::parser`]), for any other command the same (`exec`), and a built-in agent that needs no CLI, key or
 //! network ([`demo`]).
 //! Owns: the names of the harnesses and all knowledge about their CLIs.
 //! Never: reads or writes anything, asks for the time, looks at the environment or starts a process. What a parser

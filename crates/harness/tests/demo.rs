@@ -87,7 +87,10 @@ fn the_plan_starts_our_own_binary() {
     let refused = demo.plan(&Request { model: Some("loud"), ..Request::default() }).unwrap_err();
     assert_eq!(
         refused,
-        PlanError::Invalid { field: "model", message: "must be one of echo, tools, slow, fail, flood".to_owned() }
+        PlanError::Invalid {
+            field: "model",
+            message: "must be one of echo, tools, slow, fail, flood, tour".to_owned()
+        }
     );
     assert_eq!(run("loud", "").0, 2);
 }

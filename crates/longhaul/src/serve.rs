@@ -60,6 +60,8 @@ pub enum ServeError {
     DirectoryHeld {
         /// The directory.
         dir: PathBuf,
+        /// The process that the lock names.
+        pid: Option<u32>,
         /// Who.
         holder: String,
     },
@@ -155,8 +157,8 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         )));
     }
     let metrics = crate::telemetry::metrics();
-    let lock = lock(&options.data_dir)?;
-    let listener = bind(address)?;
+    let lock = lock(&options.data_dir).await?;
+    let listener = bind_patiently(address).await?;
     let bound = listener.local_addr().map_err(|source| ServeError::Io { what: "no address".to_owned(), source })?;
     let holder = Holder { pid: std::process::id(), address: bound.to_string() };
     lock.write_holder(&holder)
@@ -186,10 +188,11 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         data_dir: options.data_dir.as_path().into(),
     };
     let ended = signals(stop.clone())?;
-    let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>()).with_graceful_shutdown({
-        let draining = draining.clone();
-        async move { draining.cancelled().await }
-    });
+    let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>())
+        .with_graceful_shutdown({
+            let draining = draining.clone();
+            async move { draining.cancelled().await }
+        });
     let face = tokio::spawn(face.into_future());
     write_info(&options.data_dir, &info)?;
     let recovery = engine.recovery();
@@ -211,7 +214,38 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn lock(data_dir: &Path) -> Result<FileLock, ServeError> {
+/// Takes the data directory. A killed server may have been about to launch a shim: then its unborn child holds the lock
+/// for a moment more, until it executes, although the holder that the lock names is dead.
+async fn lock(data_dir: &Path) -> Result<FileLock, ServeError> {
+    let until = Instant::now() + HEIR_LOCK_WAIT;
+    loop {
+        match try_lock(data_dir) {
+            Err(ServeError::DirectoryHeld { pid, .. }) if !pid.is_some_and(is_alive) && Instant::now() < until => {
+                tokio::time::sleep(HEIR_RETRY).await;
+            }
+            locked => return locked,
+        }
+    }
+}
+
+/// Whether a process is there and not dead already.
+fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// Listens; the same unborn child may hold the port for a moment more than the lock.
+async fn bind_patiently(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    let until = Instant::now() + HEIR_PORT_WAIT;
+    loop {
+        match bind(address) {
+            Err(ServeError::AddressHeld { .. }) if Instant::now() < until => tokio::time::sleep(HEIR_RETRY).await,
+            bound => return bound,
+        }
+    }
+}
+
+fn try_lock(data_dir: &Path) -> Result<FileLock, ServeError> {
     use std::os::unix::fs::DirBuilderExt as _;
     let io = |what: String| move |source| ServeError::Io { what, source };
     for dir in [data_dir.to_owned(), data_dir.join("runs"), data_dir.join("work")] {
@@ -225,6 +259,7 @@ fn lock(data_dir: &Path) -> Result<FileLock, ServeError> {
         Ok(lock) => Ok(lock),
         Err(LockError::Held { holder, .. }) => Err(ServeError::DirectoryHeld {
             dir: data_dir.to_owned(),
+            pid: holder.as_ref().map(|h| h.pid),
             holder: holder.map_or_else(
                 || "another server that is starting".to_owned(),
                 |h| format!("the server with pid {} at {}", h.pid, h.address),

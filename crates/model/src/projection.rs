@@ -55,6 +55,9 @@ pub struct Projection {
     pub status: Status,
     /// The harness.
     pub harness: String,
+    /// The program's file name, for a command.
+    #[serde(default)]
+    pub command: Option<String>,
     /// What makes its events.
     pub driver: Driver,
     /// The model asked for.
@@ -116,6 +119,7 @@ impl Projection {
             project: d.project.clone(),
             status: Status::Queued,
             harness: d.harness.clone(),
+            command: d.command.clone(),
             driver: d.driver,
             model: d.model.clone(),
             name: d.name.clone(),

@@ -167,6 +167,8 @@ pub struct Exit {
     pub stdout_bytes: u64,
     /// Bytes in the spool.
     pub stderr_bytes: u64,
+    /// Bytes that were printed and not kept.
+    pub output_lost_bytes: u64,
     /// The end of stderr.
     pub stderr_tail: Option<String>,
     /// Why output could not be kept, with `Stop::SpoolError`.

@@ -77,7 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<bool>().prop_map(|right_attempt| Step::Began { right_attempt }),
         6 => say.prop_map(Step::Say),
         1 => Just(Step::Cancel),
-        3 => (how, stop).prop_map(|(how, stop)| Step::Exit { how, stop }),
+        3 => (how, stop, proptest::bool::weighted(0.1)).prop_map(|(how, stop, lost)| Step::Exit { how, stop, lost }),
         1 => Just(Step::GiveUp),
         1 => Just(Step::Adopt),
         2 => Just(Step::Crash),
@@ -108,13 +108,13 @@ impl Memory {
     }
 
     /// How an exit ends the run; `None` if it is tried again.
-    fn verdict(&self, driver: Driver, how: &ExitHow, stop: Stop) -> Option<Status> {
+    fn verdict(&self, driver: Driver, how: &ExitHow, stop: Stop, lost: bool) -> Option<Status> {
         let never = matches!(how, ExitHow::NeverStarted { .. });
         if never && !self.cancelled && self.failed_starts + 1 < limits::NEVER_STARTED_MAX {
             return None;
         }
         let proven = match driver {
-            Driver::Exec => *how == ExitHow::Exited(0) && stop == Stop::None,
+            Driver::Exec => *how == ExitHow::Exited(0) && stop == Stop::None && !lost,
             Driver::Harness => self.good == Some(true) && self.spoke && !never,
         };
         let unseen = never || *how == ExitHow::Lost;
@@ -157,6 +157,7 @@ impl World {
             project: ProjectId::default_project(),
             driver,
             harness: "x".into(),
+            command: None,
             model: None,
             name: None,
             digest: "d".into(),
@@ -239,7 +240,7 @@ impl World {
                     }
                 }
             }
-            Step::Exit { how, stop } => {
+            Step::Exit { how, stop, lost } => {
                 let exit = Exit {
                     how: how.clone(),
                     stop,
@@ -248,13 +249,14 @@ impl World {
                     unkilled: vec![],
                     stdout_bytes: 0,
                     stderr_bytes: 0,
+                    output_lost_bytes: u64::from(lost),
                     stderr_tail: None,
                     spool_error: None,
                 };
                 let done = self.command(Command::Exit(Box::new(exit)));
                 prop_assert_eq!(done.is_ok(), before.working());
                 if before.working() {
-                    self.memory.status = before.verdict(self.driver, &how, stop).unwrap_or(Status::Queued);
+                    self.memory.status = before.verdict(self.driver, &how, stop, lost).unwrap_or(Status::Queued);
                     self.memory.failed_starts += u32::from(matches!(how, ExitHow::NeverStarted { .. }));
                 }
             }

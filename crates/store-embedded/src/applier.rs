@@ -122,9 +122,9 @@ impl Applier {
                 break;
             }
             let sleep = match (memory.pending.is_empty(), rested) {
-                (false, _) => self.apply_after - age,
+                (false, _) => self.apply_after.saturating_sub(age),
                 (true, false) => limits::REST_AFTER,
-                (true, true) => Duration::from_secs(3600),
+                (true, true) => Duration::from_hours(1),
             };
             let slept_from = Instant::now();
             memory = self.shared.wait_work(memory, sleep);

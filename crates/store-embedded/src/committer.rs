@@ -106,7 +106,7 @@ impl Committer {
                 Err(check::No::Refused(error)) => draft.replies.push((job.reply, Err(error))),
                 Err(check::No::Broken(fault)) => {
                     draft.replies.push((job.reply, Err(CommitError::Closed)));
-                    self.fail_all(draft, &CommitError::Closed);
+                    fail_all(draft, &CommitError::Closed);
                     self.shared.break_down(&fault.to_string());
                     return;
                 }
@@ -120,11 +120,11 @@ impl Committer {
             Ok(()) => self.settle(id, draft),
             Err(Fault::Full) => {
                 self.ledger.undo();
-                self.fail_all(draft, &CommitError::Full);
+                fail_all(draft, &CommitError::Full);
             }
             Err(fault) => {
                 let why = fault.to_string();
-                self.fail_all(draft, &CommitError::Unknown(why.clone()));
+                fail_all(draft, &CommitError::Unknown(why.clone()));
                 self.shared.break_down(&why);
             }
         }
@@ -205,11 +205,11 @@ impl Committer {
             Err(fault) => self.shared.break_down(&fault.to_string()),
         }
     }
+}
 
-    fn fail_all(&mut self, draft: Draft, error: &CommitError) {
-        for (reply, _) in draft.replies {
-            let _ = reply.send(Err(error.clone()));
-        }
+fn fail_all(draft: Draft, error: &CommitError) {
+    for (reply, _) in draft.replies {
+        let _ = reply.send(Err(error.clone()));
     }
 }
 

@@ -123,9 +123,12 @@ impl<T> At<T> for rusqlite::Result<T> {
             match error {
                 rusqlite::Error::SqliteFailure(code, _) => match code.code {
                     ErrorCode::DiskFull => Fault::Full,
-                    ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Fault::Corrupt { place, what },
-                    // Damaged schema text and impossible sizes show as these.
-                    ErrorCode::Unknown | ErrorCode::TooBig | ErrorCode::TypeMismatch => Fault::Corrupt { place, what },
+                    // Damaged schema text and impossible sizes show as the last three.
+                    ErrorCode::DatabaseCorrupt
+                    | ErrorCode::NotADatabase
+                    | ErrorCode::Unknown
+                    | ErrorCode::TooBig
+                    | ErrorCode::TypeMismatch => Fault::Corrupt { place, what },
                     _ => Fault::Io { place, what: format!("{what} ({})", code.extended_code) },
                 },
                 rusqlite::Error::FromSqlConversionFailure(..)

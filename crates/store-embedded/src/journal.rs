@@ -68,6 +68,7 @@ impl Journal {
                 Ok((row.get(0)?, row.get(1)?, row.get(2)?))
             })
             .at(place)?;
+        FILE.check_version(version)?;
         if crc != meta_crc(&id, version) {
             return Err(Fault::corrupt(place, "the checksum does not hold"));
         }

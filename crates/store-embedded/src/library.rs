@@ -70,7 +70,13 @@ impl Meta {
     }
 
     fn crc(&self) -> u32 {
-        crc32fast::hash(format!("{self:?}").as_bytes())
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(self.store.as_bytes());
+        crc.update(&self.version.to_le_bytes());
+        for number in [self.applied, self.streams_made, self.feed_tail, self.runs, self.live, self.records] {
+            crc.update(&number.to_le_bytes());
+        }
+        crc.finalize()
     }
 
     pub(crate) fn read(conn: &Connection) -> Result<Self> {

@@ -55,6 +55,27 @@ pub(crate) enum Answer<T> {
     Below(Option<Seq>),
 }
 
+/// What un-applied commits say of something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unapplied<T> {
+    /// Nothing: the library knows.
+    Silent,
+    /// It was deleted or erased.
+    Gone,
+    /// It is this.
+    Is(T),
+}
+
+impl<T: Clone> From<Option<&Versioned<Option<T>>>> for Unapplied<T> {
+    fn from(found: Option<&Versioned<Option<T>>>) -> Self {
+        match found {
+            None => Self::Silent,
+            Some((None, _)) => Self::Gone,
+            Some((Some(value), _)) => Self::Is(value.clone()),
+        }
+    }
+}
+
 /// What is to be woken once the group is acknowledged.
 #[derive(Default)]
 pub(crate) struct Wake {
@@ -302,23 +323,23 @@ impl Memory {
         self.streams.get(&stream).map(|l| (l.tail, l.epoch, l.cursor.clone(), l.unknown_below || l.cursor.is_some()))
     }
 
-    /// A run as un-applied commits have it: unknown here, erased, or its row.
-    pub(crate) fn run(&self, key: &RunKey) -> Option<Option<Arc<RunRow>>> {
-        match self.keys.get(key) {
-            Some((None, _)) => Some(None),
-            Some((Some(stream), _)) => self.row(*stream),
-            None => None,
+    /// A run's row by its key.
+    pub(crate) fn run(&self, key: &RunKey) -> Unapplied<Arc<RunRow>> {
+        match self.key(key) {
+            Unapplied::Is(stream) => self.row(stream),
+            Unapplied::Gone => Unapplied::Gone,
+            Unapplied::Silent => Unapplied::Silent,
         }
     }
 
-    /// The stream that un-applied commits gave to a key: unknown here, erased, or its id.
-    pub(crate) fn key(&self, key: &RunKey) -> Option<Option<StreamId>> {
-        self.keys.get(key).map(|(stream, _)| *stream)
+    /// The stream that a key leads to.
+    pub(crate) fn key(&self, key: &RunKey) -> Unapplied<StreamId> {
+        self.keys.get(key).into()
     }
 
-    /// A row by its stream, as un-applied commits have it.
-    pub(crate) fn row(&self, stream: StreamId) -> Option<Option<Arc<RunRow>>> {
-        self.rows.get(&stream).map(|(row, _)| row.clone())
+    /// A row by its stream.
+    pub(crate) fn row(&self, stream: StreamId) -> Unapplied<Arc<RunRow>> {
+        self.rows.get(&stream).into()
     }
 
     /// Every row that is newer than the library's.
@@ -326,10 +347,10 @@ impl Memory {
         self.rows.iter().map(|(stream, (row, _))| (*stream, row.clone())).collect()
     }
 
-    /// A record as un-applied commits have it.
-    pub(crate) fn record(&self, kind: &str, id: &str) -> Option<Option<Bytes>> {
+    /// A record's value.
+    pub(crate) fn record(&self, kind: &str, id: &str) -> Unapplied<Bytes> {
         // The key's parts are owned; a look-up by a borrowed pair would need another map.
-        self.records.get(&(Cow::Owned(kind.to_owned()), id.to_owned())).map(|(value, _)| value.clone())
+        self.records.get(&(Cow::Owned(kind.to_owned()), id.to_owned())).into()
     }
 
     /// Records of a kind by prefix, as un-applied commits have them.

@@ -2,9 +2,11 @@
 //!
 //! Job: connections with their settings, the check of a file's header, schema and version. Never: knows a table.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
@@ -35,27 +37,28 @@ pub(crate) enum Access {
     Write,
     /// Reads beside the writer of this process.
     Read,
-    /// Reads a directory that nobody has open and that may not be writable.
+    /// Reads a directory that nobody has open.
     Still,
 }
 
 impl Database {
     pub(crate) fn connect(&self, dir: &Path, access: Access) -> Result<Connection> {
         let path = dir.join(self.name);
-        let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let conn = match access {
-            Access::Write => Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE),
-            Access::Read => {
-                flags |= OpenFlags::SQLITE_OPEN_READ_WRITE;
-                Connection::open_with_flags(&path, flags)
-            }
-            Access::Still => {
-                flags |= OpenFlags::SQLITE_OPEN_READ_ONLY;
-                Connection::open_with_flags(uri(&path), flags)
-            }
+        let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let conn = if access == Access::Still {
+            // A log that holds something is read through an index that SQLite keeps beside it; without one the file is
+            // the whole truth, and nothing at all is written.
+            let logged = crate::wal::walk(&path)?.committed > 0;
+            let uri = uri(&path, if logged { "mode=ro" } else { "immutable=1" });
+            Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_READ_ONLY)
+        } else {
+            Connection::open_with_flags(&path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
         }
         .at(self.name)?;
-        if self.exclusive || access == Access::Still {
+        // A server that has the directory open holds locks: say so at once.
+        let patience = if access == Access::Still { 0 } else { 10 };
+        conn.busy_timeout(Duration::from_secs(patience)).at(self.name)?;
+        if self.exclusive && access == Access::Write {
             self.pragma(&conn, "locking_mode", "EXCLUSIVE")?;
         }
         self.pragma(&conn, "cache_size", if access == Access::Write { "-2000" } else { "-512" })?;
@@ -64,10 +67,15 @@ impl Database {
         self.pragma(&conn, "wal_autocheckpoint", "0")?;
         self.pragma(&conn, "journal_size_limit", "67108864")?;
         self.pragma(&conn, "cell_size_check", "ON")?;
+        if access == Access::Write {
+            let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).at(self.name)?;
+            if mode != "wal" {
+                return Err(Fault::corrupt(self.name, format!("the file is in {mode} mode, not in WAL mode")));
+            }
+        }
         if access == Access::Read {
             self.pragma(&conn, "query_only", "ON")?;
         }
-        conn.busy_timeout(std::time::Duration::from_secs(10)).at(self.name)?;
         conn.set_prepared_statement_cache_capacity(48);
         Ok(conn)
     }
@@ -121,12 +129,8 @@ impl Database {
         crate::wal::walk(&path)
     }
 
-    /// What must hold once it is open: mode, version, schema, and for a small file every page.
+    /// What must hold once it is open: version, schema, and for a small file every page.
     pub(crate) fn check_open(&self, conn: &Connection, dir: &Path, version: i64) -> Result<()> {
-        let mode: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0)).at(self.name)?;
-        if mode != "wal" {
-            return Err(Fault::corrupt(self.name, format!("the file is in {mode} mode, not in WAL mode")));
-        }
         self.check_version(version)?;
         let mut found = conn
             .prepare("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
@@ -177,16 +181,17 @@ pub(crate) fn checkpoint(conn: &Connection, mode: &str, name: &str) -> Result<bo
     .at(name)
 }
 
-fn uri(path: &Path) -> String {
+fn uri(path: &Path, how: &str) -> String {
     let mut uri = String::from("file:");
     for byte in path.to_string_lossy().bytes() {
         match byte {
-            b'?' | b'#' | b'%' => uri.push_str(&format!("%{byte:02x}")),
-            _ => uri.push(byte as char),
+            b'?' | b'#' | b'%' | 0x80.. => {
+                let _ = write!(uri, "%{byte:02x}");
+            }
+            _ => uri.push(char::from(byte)),
         }
     }
-    // Nobody else has the directory open, and a lock on a file opened for reading alone would be refused.
-    uri + "?mode=ro&nolock=1"
+    uri + "?" + how
 }
 
 pub(crate) fn remove(path: &Path) -> std::io::Result<()> {

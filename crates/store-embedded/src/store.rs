@@ -22,7 +22,7 @@ use crate::error::{At, OpenError};
 use crate::journal::Journal;
 use crate::library::{self, chunks, feed, records, runs, streams};
 use crate::limits;
-use crate::memory::Answer;
+use crate::memory::{Answer, Unapplied};
 use crate::open::{self, Held};
 use crate::options::Options;
 use crate::queue::Queue;
@@ -97,8 +97,9 @@ impl EmbeddedStore {
         })
     }
 
-    /// Opens the store in a directory for reading alone: writes nothing, takes no lock, accepts no commit. Nobody may
-    /// have the directory open for writing meanwhile.
+    /// Opens the store in a directory for reading alone: changes nothing stored and accepts no commit. Nobody may have
+    /// the directory open for writing meanwhile. A directory that cannot be written is readable if its store was closed
+    /// in order; one that a crash left needs room for SQLite's index of the log beside it.
     ///
     /// # Errors
     /// [`OpenError`]: `Absent` if there is no store, `Corrupt` names the place.
@@ -211,10 +212,11 @@ impl EmbeddedStore {
             let memory = self.shared.memory();
             memory.run(&key)
         };
-        if let Some(row) = unapplied {
-            return Ok(row.map(|row| RunRow::clone(&row)));
+        match unapplied {
+            Unapplied::Is(row) => Ok(Some(RunRow::clone(&row))),
+            Unapplied::Gone => Ok(None),
+            Unapplied::Silent => self.readers.ask(move |conn| runs::find(conn, &key)).await,
         }
-        self.readers.ask(move |conn| runs::find(conn, &key)).await
     }
 
     async fn records_of(
@@ -442,8 +444,9 @@ impl Store for EmbeddedStore {
             self.open_still()?;
             let unapplied = self.shared.memory().record(key.kind, &key.id);
             match unapplied {
-                Some(value) => Ok(value),
-                None => self.readers.ask(move |conn| records::find(conn, key.kind, &key.id)).await,
+                Unapplied::Is(value) => Ok(Some(value)),
+                Unapplied::Gone => Ok(None),
+                Unapplied::Silent => self.readers.ask(move |conn| records::find(conn, key.kind, &key.id)).await,
             }
         })
     }

@@ -55,8 +55,9 @@ impl Report {
     }
 
     fn add(&mut self, place: impl Into<String>, what: impl Into<String>) {
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(Finding { place: place.into(), what: what.into() });
+        let finding = Finding { place: place.into(), what: what.into() };
+        if self.findings.len() < FINDINGS_MAX && !self.findings.contains(&finding) {
+            self.findings.push(finding);
         }
     }
 
@@ -64,6 +65,12 @@ impl Report {
         match fault {
             Fault::Corrupt { place, what } | Fault::Io { place, what } => self.add(place, what),
             other => self.add("the directory", other.to_string()),
+        }
+    }
+
+    fn faults(&mut self, faults: Vec<Fault>) {
+        for fault in faults {
+            self.fault(fault);
         }
     }
 
@@ -134,7 +141,8 @@ fn verify_runs(conn: &Connection, meta: Option<&Meta>, report: &mut Report) -> H
             match runs::find(conn, &row.key) {
                 Ok(Some(found)) if found == row => {}
                 Ok(_) => {
-                    wrong.push(Fault::corrupt(format!("longhaul.db: runs, run {}", row.key), "its key leads elsewhere"))
+                    wrong
+                        .push(Fault::corrupt(format!("longhaul.db: runs, run {}", row.key), "its key leads elsewhere"));
                 }
                 Err(fault) => wrong.push(fault),
             }
@@ -144,7 +152,7 @@ fn verify_runs(conn: &Connection, meta: Option<&Meta>, report: &mut Report) -> H
         Err(fault) => wrong.push(fault),
     });
     report.keep(read);
-    wrong.into_iter().for_each(|fault| report.fault(fault));
+    report.faults(wrong);
     report.runs = run_of.len() as u64;
     if let Some(meta) = meta
         && (meta.runs, meta.live) != (report.runs, live)
@@ -170,7 +178,7 @@ fn verify_streams(
         Err(fault) => wrong.push(fault),
     });
     report.keep(read);
-    wrong.into_iter().for_each(|fault| report.fault(fault));
+    report.faults(wrong);
     for stream in heads.keys().filter(|stream| !run_of.contains_key(stream)) {
         report.add(format!("longhaul.db: streams, stream {stream}"), "the stream has no run");
     }
@@ -222,7 +230,7 @@ fn verify_chunks(
             report.add(format!("longhaul.db: streams, stream {stream}"), what);
         }
     }
-    wrong.into_iter().for_each(|fault| report.fault(fault));
+    report.faults(wrong);
 }
 
 #[derive(serde::Deserialize)]
@@ -258,7 +266,7 @@ fn verify_records(conn: &Connection, meta: Option<&Meta>, report: &mut Report) {
         Err(fault) => wrong.push(fault),
     });
     report.keep(read);
-    wrong.into_iter().for_each(|fault| report.fault(fault));
+    report.faults(wrong);
     report.records = count;
     if meta.is_some_and(|meta| meta.records != count) {
         report.add("longhaul.db: meta", format!("it counts other records than the {count} there are"));

@@ -132,13 +132,6 @@ impl Owner {
             }
             Phase::Starting { attempt } | Phase::Running { attempt } => {
                 self.place = Some(self.engine.inner.places.take());
-                let dir = attempt_path(&self.run_dir(), attempt.get());
-                if let Ok(dir) = AttemptDir::open(&dir)
-                    && matches!(self.look(&dir).await?, AttemptState::Alive { .. })
-                {
-                    self.apply(Command::Adopt, Urgency::Reserve).await?;
-                    self.account(Fate::Adopted);
-                }
                 self.follow(attempt, None).await
             }
         }
@@ -156,9 +149,12 @@ impl Owner {
         let mut wait = CONNECT;
         loop {
             match self.look(&dir).await? {
-                AttemptState::Dead { exit } => {
-                    child.reap().await;
-                    return self.finish(attempt, &dir, source, *exit).await;
+                AttemptState::Dead { .. } => {
+                    // Only settling proves that the record survives a power cut.
+                    if let Some(exit) = self.settle(&dir).await? {
+                        child.reap().await;
+                        return self.finish(attempt, &dir, source, exit).await;
+                    }
                 }
                 AttemptState::Empty | AttemptState::Unsettled { .. } => {
                     if !child.is_running() {
@@ -168,6 +164,9 @@ impl Owner {
                     }
                 }
                 AttemptState::Alive { started } => {
+                    // A shim that an earlier server launched may come to life only now.
+                    self.apply(Command::Adopt, Urgency::Reserve).await?;
+                    self.account(Fate::Adopted);
                     if let Some(started) = started {
                         self.process_started(attempt, &started, &dir).await?;
                     }
@@ -304,13 +303,13 @@ impl Owner {
         if !matches!(self.state.phase, Phase::Starting { .. }) {
             return Ok(());
         }
-        let spec = dir.read_spec().ok().flatten();
-        let program = spec.as_ref().map_or("", |spec| spec.program.as_str());
-        let command = Path::new(program).file_name().map_or(program.into(), std::ffi::OsStr::to_string_lossy);
+        let program = dir.read_spec().ok().flatten().map_or(String::new(), |spec| spec.program);
+        let own = program == self.engine.inner.options.exe.to_string_lossy();
+        let command = if own { "longhaul".to_owned() } else { crate::dispatch::file_name(&program) };
         let event = ProcessStarted {
             attempt,
             pid: started.pid,
-            command: command.into_owned(),
+            command,
             version: None,
             cwd: self.shared.with_doc(|doc| doc.run.cwd.clone()),
         };

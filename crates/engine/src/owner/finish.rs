@@ -29,6 +29,7 @@ impl Owner {
             unkilled: vec![],
             stdout_bytes: 0,
             stderr_bytes: 0,
+            output_lost_bytes: 0,
             stderr_tail: None,
             spool_error: None,
         };
@@ -145,6 +146,7 @@ fn exit_of(record: &supervise::Exit) -> Exit {
         unkilled: record.unkilled.clone(),
         stdout_bytes: record.stdout_bytes,
         stderr_bytes: record.stderr_bytes,
+        output_lost_bytes: record.output_lost_bytes,
         stderr_tail: None,
         spool_error: record.spool_error.clone(),
     }

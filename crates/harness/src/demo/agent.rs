@@ -11,8 +11,8 @@ use super::script::{FAIL_STATUS, Step, script};
 
 /// The variants: `echo` says the prompt again word by word, `tools` shows everything an agent can do, `slow` counts
 /// for about 20 seconds (or as many as the prompt names), `fail` fails and exits with status 3, `flood` writes 200 000
-/// lines as fast as it can.
-pub const VARIANTS: [&str; 5] = ["echo", "tools", "slow", "fail", "flood"];
+/// lines as fast as it can, `tour` shows a new user around.
+pub const VARIANTS: [&str; 6] = ["echo", "tools", "slow", "fail", "flood", "tour"];
 
 /// Runs `variant` on `prompt` and gives its exit status: 0 after a success, 3 after the failure of `fail`, 2 if there
 /// is no such variant. Flushes before each pause and at the end.

@@ -26,6 +26,9 @@ const GREETING: &str = "Hello from the demo agent.";
 /// The pause between two words: long enough to see the stream.
 const WORD: Duration = Duration::from_millis(20);
 
+/// The pause between two words of the tour.
+const TOUR: Duration = Duration::from_millis(120);
+
 /// A step of a script.
 pub(super) enum Step<'a> {
     /// A line.
@@ -44,6 +47,7 @@ pub(super) fn script<'a>(variant: &'a str, prompt: &'a str) -> Option<Script<'a>
     let body: Script<'a> = match variant {
         "echo" => echo(prompt),
         "tools" => tools(),
+        "tour" => tour(),
         "slow" => slow(prompt),
         "fail" => fail(),
         "flood" => flood(),
@@ -105,6 +109,30 @@ fn tools<'a>() -> Script<'a> {
         Step::Line(Line::Message { message: 2, text: "There is one file, README.md.".into() }),
     ];
     Box::new(steps.into_iter().chain(done(30)))
+}
+
+/// What a new user sees first: slow enough to be interrupted, and it says what to try.
+fn tour<'a>() -> Script<'a> {
+    const SAID: [&str; 3] = [
+        "I am the demo agent, and this is a durable run: it belongs to the server, not to this terminal.",
+        "Press Ctrl-C: I go on, and `longhaul attach` comes back to the very word where you left. Or end the server \
+         with kill -9: I go on too, and the next server takes me over.",
+        "Nothing was lost and nothing came twice. `longhaul ps -a` lists me, `longhaul inspect` says all about me.",
+    ];
+    let speak = |message: u32, pause: Duration| {
+        let text = SAID[message as usize];
+        let words = text.split_inclusive(' ').flat_map(move |word| [delta(message, word), Step::Pause(pause)]);
+        words.chain([Step::Line(Line::Message { message, text: text.into() })])
+    };
+    let count: Vec<String> = (1..=10).map(|n| n.to_string()).collect();
+    let tool = |id: &'static str, result: String| {
+        let call = Line::Call { id: id.into(), name: "count".into(), arguments: json!({ "to": 10 }) };
+        let back = Line::Return { id: id.into(), result: json!({ "output": result, "exit_code": 0 }), is_error: false };
+        [Step::Line(call), Step::Pause(Duration::from_secs(2)), Step::Line(back)]
+    };
+    let thought = Step::Line(Line::Thought { message: 0, text: "Somebody is new here. I take my time.".into() });
+    let steps = [thought, Step::Pause(TOUR)].into_iter().chain(speak(0, TOUR)).chain(speak(1, TOUR));
+    Box::new(steps.chain(tool("call-1", count.join(" "))).chain(speak(2, TOUR)).chain(done(80)))
 }
 
 /// Numbered pieces: a reader that misses or repeats one shows it.

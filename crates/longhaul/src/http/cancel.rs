@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::request::{decode, digest_of, parse_object, refuse_unknown};
@@ -14,7 +14,7 @@ use longhaul_model::event::RunCancelRequested;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::query::Query;
+use super::query::{PathId, Query};
 use super::reply::{self, Failure};
 use super::{App, runs};
 
@@ -29,7 +29,7 @@ struct Body {
 /// The handler.
 pub(super) async fn cancel(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,

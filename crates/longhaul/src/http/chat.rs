@@ -97,7 +97,9 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     }
     if longhaul_harness::find(&new.harness).is_none() {
         let name = new.harness.clone();
-        return Err(reply::dispatch_failure(longhaul_engine::DispatchError::UnknownHarness { name }, &key));
+        let mut failure = reply::dispatch_failure(longhaul_engine::DispatchError::UnknownHarness { name }, &key);
+        failure.0.param = Some("model".to_owned());
+        return Err(failure);
     }
     let at_most = chat.queue_timeout_ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis);
     let reserved = tokio::select! {

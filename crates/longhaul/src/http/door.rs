@@ -48,7 +48,9 @@ impl Door {
             Some(uid) if uid == own || uid == 0 => Ok(()),
             Some(uid) => Err(Problem::new(
                 ErrorCode::ForbiddenPeer,
-                format!("this server belongs to user {own} and answers user {uid} only with a token; start it with --token-file"),
+                format!(
+                    "this server belongs to user {own} and answers user {uid} only with a token; start it with --token-file"
+                ),
             )),
             None => Err(Problem::new(
                 ErrorCode::ForbiddenPeer,
@@ -143,7 +145,13 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
     let took = began.elapsed();
     metrics::counter!("longhaul_http_requests_total", "status" => status.as_u16().to_string()).increment(1);
     metrics::histogram!("longhaul_http_request_seconds").record(took.as_secs_f64());
-    tracing::info!(request_id = %id, %method, path, status = status.as_u16(), took_us = took.as_micros() as u64, "request");
+    let took_us = took.as_micros() as u64;
+    // Reads are many and change nothing.
+    if method.is_safe() {
+        tracing::debug!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
+    } else {
+        tracing::info!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
+    }
     response
 }
 

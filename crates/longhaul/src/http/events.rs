@@ -1,7 +1,7 @@
 //! `GET /v1/runs/{id}/events`: a page as JSON, or the stream.
 
 use axum::Json;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::EventList;
@@ -9,7 +9,7 @@ use longhaul_model::{Seq, limits};
 use longhaul_store::{EventPage, ReadLimit};
 use serde_json::value::RawValue;
 
-use super::query::Query;
+use super::query::{PathId, Query};
 use super::reply::Failure;
 use super::sse::{Reader, Shape};
 use super::{App, runs, sse};
@@ -33,7 +33,7 @@ pub(super) fn raw(wire: &[u8]) -> Result<Box<RawValue>, Failure> {
 /// The handler.
 pub(super) async fn events(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {

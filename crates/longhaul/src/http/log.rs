@@ -5,13 +5,13 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use longhaul_api::{ErrorCode, Problem};
 
-use super::query::Query;
+use super::query::{PathId, Query};
 use super::reply::Failure;
 use super::{App, runs};
 
@@ -54,7 +54,7 @@ fn range(headers: &HeaderMap, len: u64) -> Result<Option<Part>, Failure> {
 /// The handler.
 pub(super) async fn log(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {

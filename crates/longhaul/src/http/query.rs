@@ -1,6 +1,8 @@
 //! Query strings and cursors, strictly: an unknown parameter is refused by name.
 
+use axum::extract::{FromRequestParts, Path};
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use longhaul_api::{ErrorCode, Problem};
 use longhaul_model::{ProjectId, RunId, RunKey, Seq, limits};
 
@@ -89,6 +91,20 @@ impl Query {
             let message = format!("{name} must be a plain decimal number, {text:?} is not");
             Problem::new(ErrorCode::InvalidCursor, message).param(name).into()
         })
+    }
+}
+
+/// The run id in a path, as it was sent; [`Query::key`] checks it.
+pub(super) struct PathId(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathId {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let Path(id) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|_| Problem::invalid("id", "the id in the path is not UTF-8"))?;
+        Ok(Self(id))
     }
 }
 

@@ -3,20 +3,20 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Extension, Path, RawQuery, State};
+use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, OnCwdBusy, OnDisconnect, OnLost, Problem, Queue, RunList, RunRequest, Snapshot};
 use longhaul_engine::{Dispatched, NewRun, Origin, Sealed, View};
 use longhaul_harness::Permissions;
 use longhaul_model::event::Warning;
-use longhaul_model::{ProjectId, RunId, RunKey, Status, StreamId, limits};
+use longhaul_model::{ProjectId, RunId, RunKey, Seq, Status, StreamId, limits};
 use longhaul_store::RunFilter;
 use serde_json::json;
 
 use super::App;
 use super::door::Caller;
-use super::query::Query;
+use super::query::{PathId, Query};
 use super::reply::{self, Failure, SHOULD_RETRY};
 
 /// A run's snapshot.
@@ -204,7 +204,7 @@ pub(super) async fn create(
 /// `GET /v1/runs/{id}`.
 pub(super) async fn show(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Failure> {
     let query = Query::parse(raw.as_deref(), &["project", "wait_ms"])?;
@@ -241,10 +241,10 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
     filter.harness = query.one("harness")?.map(str::to_owned);
     filter.limit = query.number("limit", 1, limits::LIST_MAX as u64)?.unwrap_or(limits::LIST_DEFAULT as u64) as usize;
     if let Some(text) = query.one("after")? {
-        let number = text.parse().map_err(|_| {
+        let number = Seq::parse(text).map_err(|_| {
             Problem::new(ErrorCode::InvalidCursor, "after must be the next of an earlier page").param("after")
         })?;
-        filter.before = Some(StreamId::new(number));
+        filter.before = Some(StreamId::new(number.get()));
     }
     // The feed's position comes first: what changes while the list is made is seen again, never missed.
     let feed = *app.engine.store().watch_feed().borrow();
@@ -263,7 +263,7 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
 /// `DELETE /v1/runs/{id}`.
 pub(super) async fn erase(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Failure> {
     let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;
@@ -275,7 +275,7 @@ pub(super) async fn erase(
 /// `GET /v1/runs/{id}/why`.
 pub(super) async fn why(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     RawQuery(raw): RawQuery,
 ) -> Result<Json<longhaul_api::Why>, Failure> {
     let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;

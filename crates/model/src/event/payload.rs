@@ -29,6 +29,9 @@ pub struct RunCreated {
     pub driver: Driver,
     /// The harness that will make its events.
     pub harness: String,
+    /// The program's file name, for a command. Its arguments may hold secrets and are not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// The model asked for, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,

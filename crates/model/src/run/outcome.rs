@@ -27,7 +27,10 @@ pub(super) fn terminal(state: &RunState, exit: &Exit, info: ExitInfo, totals: To
 /// What proves a success, if anything does.
 fn proof(state: &RunState, exit: &Exit) -> Option<&'static str> {
     match state.driver {
-        Driver::Exec => (exit.how == ExitHow::Exited(0) && exit.stop == Stop::None).then_some("exit_status"),
+        Driver::Exec => {
+            let whole = exit.stop == Stop::None && exit.output_lost_bytes == 0;
+            (exit.how == ExitHow::Exited(0) && whole).then_some("exit_status")
+        }
         Driver::Harness => {
             let said = state.verdict.as_ref().is_some_and(|v| v.success);
             let gave = state.saw_text || state.totals.tool_calls > 0;
@@ -45,6 +48,9 @@ fn failure(state: &RunState, exit: &Exit) -> (String, String) {
         Stop::SpoolError => {
             let why = exit.spool_error.as_deref().unwrap_or("the reason is not known");
             ("spool_failed", format!("the run's output could not be kept: {why}"))
+        }
+        Stop::None | Stop::Cancel if exit.output_lost_bytes > 0 => {
+            ("output_limit", format!("{} bytes of output were over the limit and are lost", exit.output_lost_bytes))
         }
         Stop::None | Stop::Cancel => match &exit.how {
             ExitHow::Lost => ("lost", "the run's supervisor was killed; its end was not witnessed".to_owned()),
@@ -64,7 +70,7 @@ fn failure(state: &RunState, exit: &Exit) -> (String, String) {
                 if let Some(error) = said_error(state) {
                     return error;
                 }
-                ("killed_by_signal", format!("the agent was ended by {}", signal_name(*signal)))
+                ("killed_by_signal", format!("{} was ended by {}", subject(state), signal_name(*signal)))
             }
         },
     };
@@ -88,9 +94,19 @@ fn exited(state: &RunState, status: i32) -> (String, String) {
         (Driver::Harness, 0) => {
             ("no_verdict", "the agent exited with status 0 without saying that its work succeeded".to_owned())
         }
-        (Driver::Exec | Driver::Harness, _) => ("exit_nonzero", format!("the agent exited with status {status}")),
+        (Driver::Exec | Driver::Harness, _) => {
+            ("exit_nonzero", format!("{} exited with status {status}", subject(state)))
+        }
     };
     (code.to_owned(), message)
+}
+
+/// What a sentence about the process is about.
+const fn subject(state: &RunState) -> &'static str {
+    match state.driver {
+        Driver::Exec => "the command",
+        Driver::Harness => "the agent",
+    }
 }
 
 /// A signal's usual name.

@@ -14,6 +14,7 @@ use crate::entry::{Entry, RecordEntry, StreamEntry};
 use crate::error::Fault;
 use crate::library::{records, runs, streams};
 use crate::limits;
+use crate::memory::Unapplied;
 use crate::shared::Shared;
 
 /// Why a commit is not admitted.
@@ -231,7 +232,7 @@ impl Ledger {
             let live = memory.streams.get(&stream).map(|live| (live.tail, live.epoch, live.closed));
             (live, memory.row(stream))
         };
-        if matches!(row, Some(None)) || self.erased.contains(&stream) {
+        if row == Unapplied::Gone || self.erased.contains(&stream) {
             return Ok(None);
         }
         let (tail, epoch, closed) = match live {
@@ -241,9 +242,9 @@ impl Ledger {
                 None => return Ok(None),
             },
         };
-        let key = match row.flatten() {
-            Some(row) => Some(row.key.clone()),
-            None => runs::key(&self.library, stream)?,
+        let key = match row {
+            Unapplied::Is(row) => Some(row.key.clone()),
+            _ => runs::key(&self.library, stream)?,
         };
         match key {
             Some(key) => Ok(Some(Head { tail, epoch, closed, key: Arc::new(key) })),
@@ -258,8 +259,9 @@ impl Ledger {
         // Memory first: what leaves it is in the library by then.
         let unapplied = shared.memory().key(key);
         match unapplied {
-            Some(known) => Ok(known),
-            None => Ok(runs::find(&self.library, key)?.map(|row| row.stream)),
+            Unapplied::Is(stream) => Ok(Some(stream)),
+            Unapplied::Gone => Ok(None),
+            Unapplied::Silent => Ok(runs::find(&self.library, key)?.map(|row| row.stream)),
         }
     }
 
@@ -269,8 +271,9 @@ impl Ledger {
         }
         let unapplied = shared.memory().record(kind, id);
         match unapplied {
-            Some(value) => Ok(value.is_some()),
-            None => Ok(records::find(&self.library, kind, id)?.is_some()),
+            Unapplied::Is(_) => Ok(true),
+            Unapplied::Gone => Ok(false),
+            Unapplied::Silent => Ok(records::find(&self.library, kind, id)?.is_some()),
         }
     }
 }

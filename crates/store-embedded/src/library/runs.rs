@@ -276,16 +276,13 @@ fn query(filter: &RunFilter) -> (String, Vec<Value>) {
     let mut values: Vec<Value> = Vec::new();
     let mut sql = format!("SELECT {COLUMNS} FROM ");
     let mut tags = filter.tags.iter();
-    let stream = match tags.next() {
-        Some((key, value)) => {
-            values.extend([Value::from(key.clone()), Value::from(value.clone())]);
-            sql.push_str("tags t CROSS JOIN runs r ON r.stream = t.stream WHERE t.key = ? AND t.value = ?");
-            "t.stream"
-        }
-        None => {
-            sql.push_str("runs r WHERE 1");
-            "r.stream"
-        }
+    let stream = if let Some((key, value)) = tags.next() {
+        values.extend([Value::from(key.clone()), Value::from(value.clone())]);
+        sql.push_str("tags t CROSS JOIN runs r ON r.stream = t.stream WHERE t.key = ? AND t.value = ?");
+        "t.stream"
+    } else {
+        sql.push_str("runs r WHERE 1");
+        "r.stream"
     };
     if let Some(before) = filter.before {
         let _ = write!(sql, " AND {stream} < ?");

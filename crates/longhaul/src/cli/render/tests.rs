@@ -33,6 +33,7 @@ fn created(driver: Driver) -> EventData {
         project: ProjectId::default_project(),
         driver,
         harness: "x".into(),
+        command: None,
         model: None,
         name: None,
         digest: String::new(),

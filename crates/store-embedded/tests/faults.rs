@@ -1,0 +1,266 @@
+//! Faults of the device: an fsync that fails, a disk that is full, a directory that cannot be written.
+
+mod harbour;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use harbour::{Writer, content, health, is_broken, numbered, open, options, orders, populate, say, until};
+use longhaul_model::{Seq, StreamId};
+use longhaul_store::contract::fixture::{create, event, finish, key};
+use longhaul_store::{CommitError, Store, StoreError, Urgency};
+use longhaul_store_embedded::{EmbeddedStore, OpenError, Options, verify};
+
+/// The child: commits until the store breaks down, and says what it sees.
+#[test]
+#[ignore = "started by the tests of this file"]
+fn child() {
+    let (mut options, fatal) = options(Path::new(&orders()));
+    options.apply_after = Duration::ZERO;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = EmbeddedStore::open(options).unwrap();
+        let k = key("p", "r");
+        let stream = match store.run(&k).await.unwrap() {
+            Some(row) => row.stream,
+            None => match store.commit(create(&k, 0)).await {
+                Ok(made) => made.created.unwrap(),
+                Err(error) => return say(&format!("failed {error}")),
+            },
+        };
+        let mut tail = store.head(stream).await.unwrap().tail.get();
+        loop {
+            match store.commit(numbered(&k, stream, tail, 1)).await {
+                Ok(_) => tail += 1,
+                Err(error) => {
+                    assert!(is_broken(&error), "{error}");
+                    say(&format!("failed {error}"));
+                    break;
+                }
+            }
+            say(&format!("tail {tail}"));
+        }
+        until("it is fatal, once", async || fatal.lock().unwrap().len() == 1).await;
+        say(&format!("fatal {}", fatal.lock().unwrap()[0]));
+        for _ in 0..3 {
+            let after = store.commit(numbered(&k, stream, tail, 1)).await;
+            assert!(after.as_ref().is_err_and(is_broken), "{after:?}");
+            assert_eq!(store.head(stream).await, Err(StoreError::Closed));
+        }
+        store.close().await.unwrap();
+        assert_eq!(fatal.lock().unwrap().len(), 1);
+        say("over");
+    });
+    // As the binary does it: nothing is tidied up on a handle that failed.
+    std::process::abort();
+}
+
+fn shim(dir: &Path) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fsync_shim.c");
+    let library = dir.join("fsync_shim.so");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+    assert!(built.unwrap().success(), "cc builds the shim");
+    library
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_fsync_is_unknown_and_fatal_and_the_next_start_is_whole() {
+    let tools = tempfile::tempdir().unwrap();
+    let shim = shim(tools.path());
+    let counter = tools.path().join("syncs");
+    for file in ["journal.db-wal", "longhaul.db"] {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()));
+        let mut acknowledged = 0;
+        for syncs in [0, 1, 2, 5, 17, 40] {
+            std::fs::write(&counter, format!("{syncs:<8}")).unwrap();
+            let environment = [
+                ("LD_PRELOAD", shim.to_str().unwrap()),
+                ("LONGHAUL_SYNCS", counter.to_str().unwrap()),
+                ("LONGHAUL_SYNC_MATCH", file),
+            ];
+            let mut child = Writer::start(&dir.path().display().to_string(), &environment);
+            let mut said = Vec::new();
+            while let Some(line) = child.line() {
+                if let Some(tail) = line.strip_prefix("tail ") {
+                    acknowledged = tail.parse().unwrap();
+                } else {
+                    said.push(line);
+                }
+            }
+            let opened = !said.is_empty();
+            assert!(opened || syncs < 5, "{file} after {syncs}: the child opened its store");
+            if opened && said[0] != "failed the store is closed" {
+                assert!(said[0].starts_with("failed"), "{said:?}");
+            }
+            drop(child);
+            let store = open(dir.path());
+            let all = content(&*store).await.unwrap();
+            if let Some((head, events)) = all.streams.get("p/r") {
+                let found = events.len() as u64;
+                assert!(
+                    found == acknowledged || found == acknowledged + 1,
+                    "{file} after {syncs}: {acknowledged}, {found}"
+                );
+                assert_eq!(head.tail, Seq::new(found));
+                acknowledged = found;
+            } else {
+                assert_eq!(acknowledged, 0);
+            }
+            store.close().await.unwrap();
+            drop(store);
+            assert!(verify(dir.path()).unwrap().is_sound());
+        }
+        assert!(acknowledged > 5, "{file}: some commits were made");
+    }
+}
+
+/// A file system of its own, in memory, that goes with this value.
+struct Mount {
+    dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// Answers why not, if it cannot.
+    fn tmpfs(size: &str) -> Result<Self, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "longhaul-test"])
+            .arg(dir.path())
+            .output()
+            .map_err(|error| error.to_string())?;
+        if mount.status.success() {
+            Ok(Self { dir })
+        } else {
+            Err(String::from_utf8_lossy(&mount.stderr).trim().to_owned())
+        }
+    }
+
+    fn remount(&self, how: &str) {
+        let done = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.dir.path()).status();
+        assert!(done.unwrap().success(), "remount {how}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.dir.path()).status();
+    }
+}
+
+async fn fill(store: &dyn Store, k: &longhaul_model::RunKey, stream: StreamId, tail: &mut u64) -> CommitError {
+    loop {
+        match store.commit(numbered(k, stream, *tail, 20)).await {
+            Ok(_) => *tail += 20,
+            Err(error) => return error,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_reads_go_on_and_the_reserve_is_for_the_end() {
+    let mount = match Mount::tmpfs("14m") {
+        Ok(mount) => mount,
+        Err(why) => return println!("not tested: no tmpfs can be mounted here: {why}"),
+    };
+    let dir = mount.dir.path().join("store");
+    let fatal = harbour::Fatal::default();
+    let told = Arc::clone(&fatal);
+    let mut options = Options::new(&dir).on_fatal(move |why| told.lock().unwrap().push(why));
+    options.ballast_bytes = 4 << 20;
+    options.apply_after = Duration::from_millis(10);
+    options.busy_after = Duration::from_millis(300);
+    let store = EmbeddedStore::open(options).unwrap();
+    let k = key("p", "r");
+    let stream = store.commit(create(&k, 0)).await.unwrap().created.unwrap();
+    let ending = key("p", "ending");
+    let ended = store.commit(create(&ending, 0)).await.unwrap().created.unwrap();
+    let mut tail = 0;
+    let refused = fill(&store, &k, stream, &mut tail).await;
+    assert!(matches!(refused, CommitError::Full), "{refused}");
+    assert!(tail > 1000, "{tail}");
+    // Reads go on, and a refusal has changed nothing.
+    assert_eq!(store.head(stream).await.unwrap().tail, Seq::new(tail));
+    assert_eq!(content(&store).await.unwrap().streams["p/r"].1.len() as u64, tail);
+    assert!(matches!(store.commit(numbered(&k, stream, tail, 20)).await, Err(CommitError::Full)));
+    // The end of a run finds room; an ordinary commit still does not.
+    let mut last = finish(&ending, ended, 0);
+    last.urgency = Urgency::Reserve;
+    store.commit(last).await.unwrap();
+    assert!(matches!(store.commit(numbered(&k, stream, tail, 20)).await, Err(CommitError::Full)));
+    assert!(store.run(&ending).await.unwrap().unwrap().status.is_terminal());
+    // Space returns: work goes on, and the ballast is there again.
+    mount.remount("size=64m");
+    until("commits are made again", async || match store.commit(numbered(&k, stream, tail, 1)).await {
+        Ok(_) => {
+            tail += 1;
+            true
+        }
+        Err(error) => {
+            assert!(matches!(error, CommitError::Full | CommitError::Busy), "{error}");
+            false
+        }
+    })
+    .await;
+    until("all is applied", async || health(&store, "applied") == health(&store, "position")).await;
+    until("the ballast is back", async || {
+        std::fs::metadata(dir.join("ballast")).is_ok_and(|file| file.len() == 4 << 20)
+    })
+    .await;
+    store.close().await.unwrap();
+    assert_eq!(*fatal.lock().unwrap(), Vec::<String>::new());
+    drop(store);
+    assert_eq!(verify(&dir).unwrap().findings, []);
+    let store = open(&dir);
+    let all = content(&*store).await.unwrap();
+    let expected: Vec<_> = (1..=tail).map(|seq| event(&k, seq, &format!("event {seq}"))).collect();
+    assert!(all.streams["p/r"].1 == expected, "every acknowledged event, once");
+    assert_eq!(all.streams["p/ending"].1.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_on_a_full_disk_the_store_opens_when_there_is_room() {
+    let mount = match Mount::tmpfs("10m") {
+        Ok(mount) => mount,
+        Err(why) => return println!("not tested: no tmpfs can be mounted here: {why}"),
+    };
+    let dir = mount.dir.path().join("store");
+    let (mut options, fatal) = options(&dir);
+    options.apply_after = Duration::from_millis(10);
+    let store = EmbeddedStore::open(options).unwrap();
+    let k = key("p", "r");
+    let stream = store.commit(create(&k, 0)).await.unwrap().created.unwrap();
+    let mut tail = 0;
+    assert!(matches!(fill(&store, &k, stream, &mut tail).await, CommitError::Full | CommitError::Busy));
+    drop(store);
+    mount.remount("size=64m");
+    let store = open(&dir);
+    assert_eq!(content(&*store).await.unwrap().streams["p/r"].1.len() as u64, tail);
+    store.commit(numbered(&k, stream, tail, 1)).await.unwrap();
+    assert_eq!(*fatal.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_directory_is_named_and_can_be_read() {
+    let mount = match Mount::tmpfs("32m") {
+        Ok(mount) => mount,
+        Err(why) => return println!("not tested: no tmpfs can be mounted here: {why}"),
+    };
+    let dir = mount.dir.path().join("store");
+    let store = open(&dir);
+    populate(&*store, 0, 5).await;
+    let expected = content(&*store).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    mount.remount("ro");
+    let (options, _) = options(&dir);
+    let error = EmbeddedStore::open(options).err().expect("it cannot be written");
+    assert!(matches!(&error, OpenError::ReadOnly { dir: named, .. } if *named == dir), "{error}");
+    assert!(error.to_string().contains(dir.to_str().unwrap()));
+    let reader = EmbeddedStore::open_read_only(&dir).unwrap();
+    assert!(content(&reader).await.unwrap() == expected);
+    drop(reader);
+    assert!(verify(&dir).unwrap().is_sound());
+}
