@@ -120,9 +120,8 @@ impl Engine {
             for entry in std::fs::read_dir(dir)? {
                 let entry = entry?;
                 let path = entry.path();
-                // With a request the run is not over, or was never accepted; with neither request nor attempt it is not
-                // a run's any more, or not yet.
-                if crate::sealed::is_there(&path) || !attempt_path(&path, 1).exists() {
+                // With a request the run is not over, or was never accepted; with nothing it is not a run's yet.
+                if crate::sealed::is_there(&path) || !holds_more_than_a_request(&path) {
                     names.push(entry.file_name().to_string_lossy().into_owned());
                 }
             }
@@ -170,7 +169,7 @@ impl Engine {
         if known() {
             return Ok(());
         }
-        if attempt_path(&dir, 1).exists() {
+        if holds_more_than_a_request(&dir) {
             crate::sealed::remove(&dir);
         } else {
             self.remove_dirs(name).await;
@@ -362,6 +361,14 @@ impl Drop for ReaderGuard {
             }
         });
     }
+}
+
+/// Whether a run's directory has attempts in it, or anything else that a dispatch does not make.
+fn holds_more_than_a_request(dir: &Path) -> bool {
+    // What cannot be read is left alone.
+    std::fs::read_dir(dir).map_or(true, |entries| {
+        entries.flatten().any(|entry| entry.file_name().to_str() != Some(crate::sealed::FILE))
+    })
 }
 
 /// The directory of attempt `number` in a run's directory.

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// The version of the file's form.
 const VERSION: u32 = 1;
 
+/// The file's name.
+pub(crate) const FILE: &str = "request.json";
+
 /// A request as it will be carried out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sealed {
@@ -71,7 +74,7 @@ mod permissions {
 }
 
 fn path(dir: &Path) -> PathBuf {
-    dir.join("request.json")
+    dir.join(FILE)
 }
 
 #[derive(Serialize, Deserialize)]

@@ -14,6 +14,9 @@ use longhaul_store::contract::fixture::{append, create, event, finish, key};
 use longhaul_store::{Commit, ReadLimit, RunFilter, Store};
 use longhaul_store_embedded::{EmbeddedStore, Options};
 
+/// Measures in a directory and prints.
+type Row = fn(&tokio::runtime::Runtime, &Path);
+
 const ROUND: Duration = Duration::from_secs(3);
 
 fn main() {
@@ -28,7 +31,7 @@ fn main() {
         return at_rest(&runtime, Path::new(dir));
     }
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
-    let table: [(&str, fn(&tokio::runtime::Runtime, &Path)); 7] = [
+    let table: [(&str, Row); 7] = [
         ("single", single),
         ("many-64", |rt, dir| many(rt, dir, 64)),
         ("many-256", |rt, dir| many(rt, dir, 256)),
@@ -227,7 +230,9 @@ fn status(runtime: &tokio::runtime::Runtime, dir: &Path) {
     });
     let (mut rows, mut lists, mut pages) = runtime.block_on(asker).expect("answers");
     stop.store(true, Ordering::Relaxed);
-    tasks.into_iter().for_each(|task| runtime.block_on(task).expect("a writer"));
+    for task in tasks {
+        runtime.block_on(task).expect("a writer");
+    }
     for (name, times) in [("row", &mut rows), ("list", &mut lists), ("page of 500", &mut pages)] {
         let (p50, p99) = (percentile(times, 0.5), percentile(times, 0.99));
         println!("{name:12} while ingesting          p50 {p50:?}  p99 {p99:?}  ({} asked)", times.len());

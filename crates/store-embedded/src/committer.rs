@@ -181,6 +181,10 @@ impl Committer {
             }
             wake
         };
+        // One watch for all: before the answers, so that a writer who was answered finds its entry counted.
+        if let Some(tail) = wake.feed {
+            self.shared.feed.send_replace(tail);
+        }
         answer(draft.replies);
         for (watcher, tail) in &wake.tails {
             watcher.send_if_modified(|seen| {
@@ -188,9 +192,6 @@ impl Committer {
                 *seen = (*seen).max(*tail);
                 moved
             });
-        }
-        if let Some(tail) = wake.feed {
-            self.shared.feed.send_replace(tail);
         }
         drop(wake);
         if self.journal.wants_checkpoint() {

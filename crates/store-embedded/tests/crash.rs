@@ -9,7 +9,7 @@ use std::time::Duration;
 use harbour::{Writer, content, numbered, open, orders, say};
 use longhaul_model::Seq;
 use longhaul_store::contract::fixture::{Random, create, event, key};
-use longhaul_store::{Store, StoreError};
+use longhaul_store::{ReadLimit, Store, StoreError};
 use longhaul_store_embedded::{EmbeddedStore, Options, verify};
 
 const ROUNDS: u64 = 60;
@@ -102,7 +102,7 @@ async fn check(dir: &std::path::Path, acknowledged: &BTreeMap<u64, u64>, close: 
         }
         let row = store.run(&k).await.unwrap().unwrap();
         assert_eq!(
-            store.read(row.stream, Seq::new(found + 1), Default::default()).await,
+            store.read(row.stream, Seq::new(found + 1), ReadLimit::default()).await,
             Err(StoreError::Ahead { tail: head.tail })
         );
     }

@@ -239,7 +239,7 @@ async fn verify_finds_what_was_planted() {
     assert_eq!(sound.records, specimen.content.records.len() as u64);
     let planted = [
         ("chunks", "UPDATE chunks SET body = replace(body, 'line', 'lime') WHERE id = 3"),
-        ("chunks", "DELETE FROM chunks WHERE id = (SELECT max(id) FROM chunks)"),
+        ("streams", "DELETE FROM chunks WHERE id = (SELECT max(id) FROM chunks)"),
         ("chunks", "UPDATE chunks SET last_seq = last_seq + 1 WHERE id = 5"),
         ("streams", "UPDATE streams SET tail = tail + 1 WHERE stream = 5"),
         ("streams", "UPDATE streams SET cursor = x'00' WHERE stream = 5"),

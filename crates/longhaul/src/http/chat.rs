@@ -134,13 +134,14 @@ async fn stream_of(app: &App, asked: &Asked, cursor: Seq, include_usage: bool) -
     }
     let view = runs::view(app, key).await?;
     let store = app.engine.store();
-    let guard = app.engine.reader(key);
     let tail = store.watch(view.stream).await?;
     let probe = ReadLimit { events_max: 1, bytes_max: 1 };
     let first = store.read(view.stream, cursor, probe).await?;
     if cursor > Seq::ZERO && first.events.is_empty() && view.doc.run.status.is_terminal() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    // Counted in only now: whoever was refused never was a reader, and its leaving means nothing.
+    let guard = app.engine.reader(key);
     let mut encoder = Encoder::new(include_usage);
     let mut at = Seq::ZERO;
     // What the client has is folded in silence, so that the rest is what it would have been.

@@ -52,12 +52,13 @@ pub(super) async fn events(
         let page = store.read(view.stream, cursor, limit).await?;
         return Ok(Json(list(&page, cursor)?).into_response());
     }
-    let guard = app.engine.reader(&key);
     let tail = store.watch(view.stream).await?;
     let first = store.read(view.stream, cursor, ReadLimit { events_max: 1, bytes_max: 1 }).await?;
     if first.events.is_empty() && view.doc.run.status.is_terminal() {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
+    // Counted in only now: whoever was refused never was a reader, and its leaving means nothing.
+    let guard = app.engine.reader(&key);
     let opening = sse::hello(first.earliest, first.tail, view.doc.run.status.as_str());
     let reader = Reader {
         app: app.clone(),

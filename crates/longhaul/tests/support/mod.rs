@@ -53,7 +53,21 @@ impl Server {
 
     /// The same with more arguments and variables.
     pub async fn start_with(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut server = Self {
+        let mut server = Self::down(args, env);
+        server.up().await;
+        server
+    }
+
+    /// A server on a new directory that `prepare` has seen before.
+    pub async fn start_prepared(prepare: impl FnOnce(&Path)) -> Self {
+        let mut server = Self::down(&[], &[]);
+        prepare(server.dir.path());
+        server.up().await;
+        server
+    }
+
+    fn down(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self {
             dir: tempfile::Builder::new().prefix("lh-test-").tempdir().unwrap(),
             child: None,
             base: String::new(),
@@ -61,9 +75,7 @@ impl Server {
             http: reqwest::Client::new(),
             args: args.iter().map(|a| (*a).to_owned()).collect(),
             env: env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
-        };
-        server.up().await;
-        server
+        }
     }
 
     pub fn data(&self) -> PathBuf {

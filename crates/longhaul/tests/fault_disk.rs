@@ -1,0 +1,104 @@
+//! A full disk: refusals are clear, reads go on, a cancel still works, nothing acknowledged is lost, and work goes on
+//! when there is room again. On a small tmpfs of its own.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::json;
+use support::{Server, assert_log, output_of, until};
+
+/// A small file system of its own, gone when the test is.
+struct Small {
+    path: PathBuf,
+}
+
+impl Small {
+    fn mount(path: PathBuf, mebibytes: u32) -> Option<Self> {
+        std::fs::create_dir_all(&path).unwrap();
+        let size = format!("size={mebibytes}m");
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).output().unwrap();
+        if done.status.success() {
+            return Some(Self { path });
+        }
+        println!("skipped: no tmpfs can be mounted here: {}", String::from_utf8_lossy(&done.stderr).trim());
+        None
+    }
+
+    /// Fills it to the last byte; the file that did.
+    fn fill(&self) -> PathBuf {
+        let path = self.path.join("filler");
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        while file.write_all(&[0; 65536]).is_ok() {}
+        while file.write_all(&[0; 512]).is_ok() {}
+        path
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
+fn link_data_to(server_dir: &Path, small: &Path) {
+    std::os::unix::fs::symlink(small.join("data"), server_dir.join("data")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_clearly_and_heals() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(small) = Small::mount(place.path().join("small"), 48) else { return };
+    let server = Server::start_prepared(|dir| {
+        std::fs::create_dir_all(small.path.join("data")).unwrap();
+        link_data_to(dir, &small.path);
+    })
+    .await;
+    server.sh("before", "echo before").await;
+    let before = server.end("before").await;
+    let go = place.path().join("go");
+    let script = format!("echo one; while [ ! -e {} ]; do sleep 0.02; done; seq 1 20000; echo done", go.display());
+    server.sh("talker", &script).await;
+    server.status("talker", "running").await;
+    server.sh("sleeper", "sleep 1000").await;
+    server.status("sleeper", "running").await;
+
+    let filler = small.fill();
+    let body = json!({ "run_id": "refused", "command": "/bin/true" });
+    let (status, refusal) = until("a refusal for want of space", async || {
+        let (status, body) = server.post("/v1/runs", &body).await;
+        // What is already allocated may take a few more; fill that as well.
+        small.fill();
+        (status >= 400).then_some((status, body))
+    })
+    .await;
+    assert_eq!((status, &refusal["error"]["code"]), (507, &json!("store_full")), "{refusal}");
+    assert_eq!(server.run("before").await, before, "reads go on");
+    std::fs::write(&go, "").unwrap();
+
+    let (status, cancelled) = server.post("/v1/runs/sleeper/cancel?wait_ms=20000", &json!({})).await;
+    assert_eq!((status, &cancelled["run"]["status"]), (200, &json!("cancelled")), "a cancel has its reserve: {cancelled}");
+
+    std::fs::remove_file(&filler).unwrap();
+    let talker = server.end("talker").await;
+    assert_eq!(talker["status"], "completed", "{talker}");
+    let events = server.events("talker").await;
+    assert_log(&events);
+    let expected: String = std::iter::once("one".to_owned())
+        .chain((1..=20000).map(|n: u32| n.to_string()))
+        .chain(["done".to_owned()])
+        .map(|line| line + "\n")
+        .collect();
+    assert_eq!(output_of(&events, "stdout"), expected.as_bytes());
+    assert_eq!(server.spool("talker", "stdout").await, expected.as_bytes());
+    until("the refused run to be accepted", async || {
+        let (status, _) = server.post("/v1/runs", &body).await;
+        (status == 201 || status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(server.end("refused").await["status"], "completed");
+    drop(server);
+}
