@@ -42,15 +42,6 @@ const HEIR_PORT_WAIT: Duration = Duration::from_millis(400);
 /// How often.
 const HEIR_RETRY: Duration = Duration::from_millis(5);
 
-/// How long a start waits for a lock whose named holder is dead: far longer than the way from fork to exec.
-const HEIR_LOCK_WAIT: Duration = Duration::from_secs(2);
-
-/// The same for the port, which a living process may hold for good.
-const HEIR_PORT_WAIT: Duration = Duration::from_millis(200);
-
-/// Between two tries of either.
-const HEIR_RETRY: Duration = Duration::from_millis(5);
-
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {

@@ -180,6 +180,53 @@ fn every_event_type_is_in_the_events_page() {
     assert_eq!(first_cells(types), set(EventData::NAMES.iter().copied()));
 }
 
+#[test]
+fn every_member_of_an_event_is_in_the_events_page() {
+    let text = document("docs/events.md");
+    let source = document("crates/model/src/event/payload.rs");
+    let mut members = 0;
+    for line in source.lines().filter_map(|line| line.trim_start().strip_prefix("pub ")) {
+        let Some((name, _)) = line.split_once(": ").filter(|(name, _)| !name.contains([' ', '('])) else { continue };
+        members += 1;
+        let told = ["`", "?`"].iter().any(|end| text.contains(&format!("`{name}{end}")));
+        // Members that are flattened into another's, or named by their own table.
+        assert!(told || name == "usage", "docs/events.md does not tell of the member {name}");
+    }
+    assert!(members > 50, "the payloads are where this test looks: {members}");
+}
+
+/// Every Rust file below a directory.
+fn sources(dir: &Path, out: &mut Vec<String>) {
+    for entry in std::fs::read_dir(dir).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(std::fs::read_to_string(&path).expect("a source"));
+        }
+    }
+}
+
+#[test]
+fn every_metric_is_in_the_operations_page() {
+    let mut files = Vec::new();
+    for crate_dir in std::fs::read_dir(root().join("crates")).expect("crates").flatten() {
+        sources(&crate_dir.path().join("src"), &mut files);
+    }
+    let told = document("docs/operations.md");
+    let mut metrics = BTreeSet::new();
+    for file in &files {
+        for kind in ["counter!(\"", "gauge!(\"", "histogram!(\""] {
+            metrics.extend(file.split(kind).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned));
+        }
+    }
+    assert!(metrics.len() > 8, "metrics are where this test looks: {metrics:?}");
+    for metric in metrics {
+        let named = ["`", "{"].iter().any(|end| told.contains(&format!("`{metric}{end}")));
+        assert!(named, "docs/operations.md does not tell of {metric}");
+    }
+}
+
 /// The verbs that a help text lists.
 fn verbs(help: &str) -> Vec<String> {
     let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);

@@ -58,7 +58,7 @@ impl Applier {
         while let Some(groups) = self.wait_for_work() {
             match self.apply(&groups) {
                 Ok(applied) => {
-                    wait = RETRY.0;
+                    (wait, tries) = (RETRY.0, 0);
                     let waste = {
                         let mut memory = self.shared.memory();
                         memory.starved = false;
@@ -68,18 +68,18 @@ impl Applier {
                     drop((groups, waste));
                     self.fold();
                 }
-                Err(Fault::Full) => {
+                Err(fault @ (Fault::Full | Fault::Locked { .. })) => {
                     tries += 1;
                     if self.shared.ending() == Ending::Drains && tries > CLOSING_TRIES {
-                        tracing::warn!("the store closes on a full disk; the journal keeps what is not applied");
+                        tracing::warn!(%fault, "the store closes; the journal keeps what is not applied");
                         return;
                     }
                     let mut memory = self.shared.memory();
-                    if !memory.starved {
+                    if fault == Fault::Full && !memory.starved {
                         tracing::warn!("no room in the library; commits are refused until there is");
+                        memory.starved = true;
+                        self.shared.room.notify_all();
                     }
-                    memory.starved = true;
-                    self.shared.room.notify_all();
                     drop(self.shared.wait_work(memory, wait));
                     wait = (2 * wait).min(RETRY.1);
                 }
@@ -117,7 +117,7 @@ impl Applier {
                 }
                 (false, Some(since)) => since.elapsed(),
             };
-            let due = age >= self.apply_after || memory.pending_bytes >= limits::APPLY_BYTES || memory.starved;
+            let due = age >= self.apply_after || memory.pending_bytes >= self.shared.apply_bytes || memory.starved;
             if !memory.pending.is_empty() && (due || ending == Ending::Drains) {
                 break;
             }
@@ -181,7 +181,9 @@ impl Applier {
         match checkpoint(&self.library, mode, FILE.name) {
             Ok(true) => self.log_bytes = 0,
             Ok(false) => {}
-            Err(Fault::Full) => tracing::warn!("no room to fold the library's log back; it grows"),
+            Err(fault @ (Fault::Full | Fault::Locked { .. })) => {
+                tracing::warn!(%fault, "the library's log could not be folded back; it grows");
+            }
             Err(fault) => self.shared.break_down(&fault.to_string()),
         }
     }

@@ -174,9 +174,7 @@ impl Committer {
             let mut memory = self.shared.memory();
             let before = memory.pending_bytes;
             let wake = memory.publish(&group);
-            if before == 0
-                || (before < crate::limits::APPLY_BYTES && memory.pending_bytes >= crate::limits::APPLY_BYTES)
-            {
+            if before == 0 || (before < self.shared.apply_bytes && memory.pending_bytes >= self.shared.apply_bytes) {
                 self.shared.work.notify_one();
             }
             wake
@@ -202,7 +200,9 @@ impl Committer {
     fn checkpoint(&mut self) {
         match self.journal.checkpoint() {
             Ok(()) => {}
-            Err(Fault::Full) => tracing::warn!("no room to fold the journal's log back; it grows"),
+            Err(fault @ (Fault::Full | Fault::Locked { .. })) => {
+                tracing::warn!(%fault, "the journal's log could not be folded back; it grows");
+            }
             Err(fault) => self.shared.break_down(&fault.to_string()),
         }
     }

@@ -68,9 +68,23 @@ pub enum OpenError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
     Full,
-    Corrupt { place: String, what: String },
-    Newer { place: String, found: i64, known: i64 },
-    Io { place: String, what: String },
+    /// Another process holds a lock on the file, as `sqlite3` may for a while.
+    Locked {
+        place: String,
+    },
+    Corrupt {
+        place: String,
+        what: String,
+    },
+    Newer {
+        place: String,
+        found: i64,
+        known: i64,
+    },
+    Io {
+        place: String,
+        what: String,
+    },
 }
 
 pub(crate) type Result<T, E = Fault> = std::result::Result<T, E>;
@@ -83,6 +97,7 @@ impl Fault {
     pub(crate) fn open(self, dir: &std::path::Path) -> OpenError {
         match self {
             Self::Full => OpenError::Full { dir: dir.to_path_buf() },
+            Self::Locked { place } => OpenError::Io { place, what: "another process has it open".into() },
             Self::Corrupt { place, what } => OpenError::Corrupt { place, what },
             Self::Newer { place, found, known } => OpenError::Newer { place, found, known },
             Self::Io { place, what } => OpenError::Io { place, what },
@@ -94,6 +109,7 @@ impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Full => f.write_str("the disk is full"),
+            Self::Locked { place } => write!(f, "{place} is held by another process"),
             Self::Corrupt { place, what } => write!(f, "damage at {place}: {what}"),
             Self::Newer { place, found, known } => write!(f, "{place} has version {found}, known are up to {known}"),
             Self::Io { place, what } => write!(f, "{place}: {what}"),
@@ -123,6 +139,7 @@ impl<T> At<T> for rusqlite::Result<T> {
             match error {
                 rusqlite::Error::SqliteFailure(code, _) => match code.code {
                     ErrorCode::DiskFull => Fault::Full,
+                    ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => Fault::Locked { place },
                     // Damaged schema text and impossible sizes show as the last three.
                     ErrorCode::DatabaseCorrupt
                     | ErrorCode::NotADatabase

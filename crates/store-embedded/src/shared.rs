@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) room: Condvar,
     ending: Mutex<Ending>,
     pub(crate) queue: Queue,
+    /// Un-applied bytes at which the applier starts.
+    pub(crate) apply_bytes: usize,
     pub(crate) feed: watch::Sender<Seq>,
     closed: AtomicBool,
     broken: AtomicBool,
@@ -40,7 +42,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(memory: Memory, queue: Queue, fatal: Fatal) -> Self {
+    pub(crate) fn new(memory: Memory, queue: Queue, apply_bytes: usize, fatal: Fatal) -> Self {
         let feed = watch::Sender::new(Seq::new(memory.feed_tail));
         Self {
             memory: Mutex::new(memory),
@@ -48,6 +50,7 @@ impl Shared {
             room: Condvar::new(),
             ending: Mutex::new(Ending::Runs),
             queue,
+            apply_bytes,
             feed,
             closed: AtomicBool::new(false),
             broken: AtomicBool::new(false),

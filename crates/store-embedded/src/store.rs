@@ -68,7 +68,8 @@ impl EmbeddedStore {
         let ballast = Ballast::open(&dir, options.ballast_bytes);
         let feed_tail = opened.memory.feed_tail;
         let queue = Queue::new(options.queue_commits_max, options.queue_bytes_max, options.busy_after);
-        let shared = Arc::new(Shared::new(opened.memory, queue, options.fatal));
+        let apply_bytes = limits::APPLY_BYTES.min(options.unapplied_bytes_max / 2);
+        let shared = Arc::new(Shared::new(opened.memory, queue, apply_bytes, options.fatal));
         let committer = Committer {
             shared: Arc::clone(&shared),
             journal: opened.journal,
@@ -111,7 +112,7 @@ impl EmbeddedStore {
         let held = Held::take(dir)?;
         let opened = open::open(dir, Access::Still).map_err(|fault| fault.open(dir))?;
         let queue = Queue::new(1, 1, limits::BUSY_AFTER);
-        let shared = Arc::new(Shared::new(opened.memory, queue, Arc::new(|_| {})));
+        let shared = Arc::new(Shared::new(opened.memory, queue, 0, Arc::new(|_| {})));
         Ok(Self {
             dir: dir.to_path_buf(),
             shared,

@@ -6,6 +6,8 @@
 pub mod live;
 pub mod model_server;
 pub mod proc;
+pub mod proxy;
+pub mod sdk;
 pub mod sse;
 pub mod wire;
 

@@ -99,9 +99,16 @@ fn text_of(result: &Value) -> String {
             parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
         }
         Value::Object(map) => {
-            let known = ["content", "output", "text", "stdout"].iter().find_map(|key| map.get(*key));
+            let known = ["content", "output", "aggregated_output", "text", "stdout"].iter().find_map(|key| map.get(*key));
             match known {
-                Some(inner @ (Value::String(_) | Value::Array(_))) => text_of(inner),
+                Some(inner @ (Value::String(_) | Value::Array(_))) => {
+                    let mut text = text_of(inner);
+                    if let Some(status) = map.get("exit_code").and_then(Value::as_i64).filter(|status| *status != 0) {
+                        let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+                        text = format!("{text}{gap}exit status {status}");
+                    }
+                    text
+                }
                 _ => result.to_string(),
             }
         }

@@ -1,0 +1,200 @@
+//! What both SDKs must see, through scripts that print their facts as JSON.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use super::proxy::Proxy;
+use super::{Server, assert_no_process, until};
+
+/// A program that runs the scenarios of one SDK.
+pub struct Sdk {
+    pub program: PathBuf,
+    /// The script.
+    pub script: &'static str,
+    /// What follows scenario and address.
+    pub more: Vec<String>,
+    /// How the SDK calls its errors.
+    pub names: Names,
+}
+
+/// The names of an SDK's error classes.
+#[derive(Clone, Copy)]
+pub struct Names {
+    pub internal: &'static str,
+    pub rate_limit: &'static str,
+}
+
+impl Sdk {
+    /// Runs a scenario against an address; its facts.
+    pub async fn run(&self, scenario: &str, base: &str) -> Value {
+        let script = format!("{}/tests/sdk/{}", env!("CARGO_MANIFEST_DIR"), self.script);
+        let running = tokio::process::Command::new(&self.program)
+            .arg(script)
+            .args([scenario, base])
+            .args(&self.more)
+            .env("NO_PROXY", "*")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(super::PATIENCE, running).await.expect("a script ends").unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{scenario}: {} {error}", output.status);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{scenario}: {e}: {output:?}"))
+    }
+
+    /// Answers, streams, models, errors.
+    pub async fn ordinary_use(&self) {
+        let server = Server::start().await;
+        let base = &server.base;
+        assert_eq!(
+            self.run("whole", base).await,
+            json!({
+                "object": "chat.completion",
+                "model": "demo/echo",
+                "role": "assistant",
+                "text": "one two three",
+                "finish": "stop",
+                "tools": null,
+                "usage": [100, 3, 103],
+            })
+        );
+        let text = "There is a file\n\nI look at the files.\n\nThere is one file, README.md.";
+        let reasoning = "I look at the files first, then I answer.";
+        let facts = |usage: Value| json!({ "text": text, "usage": usage, "finishes": ["stop"], "reasoning": reasoning });
+        assert_eq!(self.run("stream", base).await, json!([facts(json!([])), facts(json!([[100, 30, 0]]))]));
+        let models = self.run("models", base).await;
+        for model in ["demo", "demo/echo", "claude", "codex"] {
+            assert!(models.as_array().unwrap().contains(&json!(model)), "{models}");
+        }
+
+        let before = server.stored().await.0.len();
+        let error = |class: &str, status: u16, code: &str, kind: &str, param: Value| {
+            json!({ "class": class, "status": status, "code": code, "type": kind, "param": param, "request_id": true })
+        };
+        let mut facts = self.run("errors", base).await;
+        let streamed = facts.as_object_mut().unwrap().remove("failed_in_a_stream").unwrap();
+        assert_eq!((&streamed["class"], &streamed["code"], &streamed["type"]), (&json!("APIError"), &json!("run_failed"), &json!("upstream_error")));
+        assert_eq!(
+            facts,
+            json!({
+                "unknown_harness": error("NotFoundError", 404, "unknown_harness", "not_found_error", json!("model")),
+                "unknown_field": error("BadRequestError", 400, "unknown_field", "invalid_request_error", json!("temprature")),
+                "bad_value": error("BadRequestError", 400, "invalid_field", "invalid_request_error", json!("timeout_ms")),
+                "failed": error(self.names.internal, 502, "run_failed", "upstream_error", Value::Null),
+                "conflict": error("ConflictError", 409, "run_conflict", "conflict_error", Value::Null),
+            })
+        );
+        // Two that failed, one that conflicted: none of them was started again by the SDK's own retries.
+        assert_eq!(server.stored().await.0.len(), before + 3);
+        assert_no_process(&server.data()).await;
+    }
+
+    /// A read time-out shorter than the run.
+    pub async fn time_outs(&self) {
+        let server = Server::start().await;
+        let counted: String = (1..=15).map(|n| format!("{n} ")).chain(["done.".to_owned()]).collect();
+        let facts = self.run("retry_after_timeout", &server.base).await;
+        assert_eq!(facts, json!({ "text": counted, "finish": "stop" }));
+        assert_eq!(server.stored().await.0.len(), 1, "its retries found the run that was there");
+        assert!(posts(&server) > 1, "it did ask again");
+        assert_eq!(self.run("stream_timeout", &server.base).await, json!({ "text": counted }));
+        assert_eq!(server.stored().await.0.len(), 2);
+        assert_no_process(&server.data()).await;
+    }
+
+    /// A connection that drops in the middle of the answer's head, and in the middle of its body.
+    pub async fn dropped_connections(&self) {
+        let server = Server::start().await;
+        let target = server.base.strip_prefix("http://").unwrap();
+        let text = json!("one two three");
+        let mut runs = 0;
+        for bytes in [1, 100] {
+            let proxy = Proxy::cutting(target, 2, bytes).await;
+            let facts = self.run("retry", &format!("http://{}", proxy.address)).await;
+            assert_eq!(facts, json!({ "text": text, "finish": "stop" }), "cut after {bytes} bytes");
+            runs += 1;
+            assert_eq!((proxy.cut(), server.stored().await.0.len()), (2, runs), "cut after {bytes} bytes");
+        }
+        // A stream that breaks before its head arrived whole is asked for again too.
+        let proxy = Proxy::cutting(target, 2, 50).await;
+        assert_eq!(self.run("retry_stream", &format!("http://{}", proxy.address)).await, json!({ "text": text }));
+        assert_eq!((proxy.cut(), server.stored().await.0.len()), (2, runs + 1));
+        assert_no_process(&server.data()).await;
+    }
+
+    /// No place, and then one.
+    pub async fn saturation(&self) {
+        let server = Server::start_with(&["--live-max", "1"], &[]).await;
+        let gate = server.dir.path().join("gate");
+        server.sh("blocker", &format!("while [ ! -e {} ]; do sleep 0.02; done", gate.display())).await;
+        server.status("blocker", "running").await;
+        // It is told to wait, asks again after as long, and then gives up with the right class.
+        let facts = self.run("saturated", &server.base).await;
+        assert_eq!(
+            facts,
+            json!({
+                "class": self.names.rate_limit,
+                "status": 429,
+                "code": "saturated",
+                "type": "rate_limit_error",
+                "param": null,
+                "request_id": true,
+            })
+        );
+        assert_eq!(posts(&server), 2);
+        assert_eq!(server.stored().await.0, ["blocker"], "nothing was started for it");
+
+        // Where a place becomes free in between, its retry is the one that starts the run.
+        let freeing = async {
+            until("the first refusal", async || (server.log().matches("status=429").count() == 3).then_some(())).await;
+            std::fs::write(&gate, "").unwrap();
+            server.end("blocker").await;
+        };
+        let (facts, ()) = tokio::join!(self.run("saturated", &server.base), freeing);
+        assert_eq!(facts, Value::Null, "no error");
+        assert_eq!(server.stored().await.0.len(), 2);
+        assert_no_process(&server.data()).await;
+    }
+
+    /// Two requests that are the same on purpose are two runs.
+    pub async fn identical_requests(&self) {
+        let server = Server::start().await;
+        let facts = self.run("twice", &server.base).await;
+        let echo = json!({ "text": "one two three", "finish": "stop" });
+        let counted: String = (1..=10).map(|n| format!("{n} ")).chain(["done.".to_owned()]).collect();
+        let counted = json!({ "text": counted, "finish": "stop" });
+        assert_eq!(facts, json!({ "texts": [echo, echo, counted, counted], "ids": 2 }));
+        assert_eq!(server.stored().await.0.len(), 4);
+        assert_no_process(&server.data()).await;
+    }
+
+    /// A server that is stopped while it is asked, and its successor.
+    pub async fn restarts(&self) {
+        for kill in [false, true] {
+            let mut server = Server::start().await;
+            let base = server.base.clone();
+            let asking = self.run("retry_after_timeout", &base);
+            let restarting = async {
+                until("the run to be there", async || (!server.stored().await.0.is_empty()).then_some(())).await;
+                if kill {
+                    server.kill9();
+                } else {
+                    server.term();
+                }
+                server.up().await;
+            };
+            let (facts, ()) = tokio::join!(asking, restarting);
+            let counted: String = (1..=15).map(|n| format!("{n} ")).chain(["done.".to_owned()]).collect();
+            assert_eq!(facts, json!({ "text": counted, "finish": "stop" }));
+            assert_eq!(server.stored().await.0.len(), 1, "killed: {kill}");
+            assert_no_process(&server.data()).await;
+        }
+    }
+}
+
+/// Chat requests that the server has seen to their end.
+fn posts(server: &Server) -> usize {
+    server.log().lines().filter(|line| line.contains("path=\"/v1/chat/completions\"")).count()
+}
