@@ -101,11 +101,20 @@ impl Engine {
     async fn recover(&self) -> Result<(), StoreError> {
         let rows = self.store().live_runs().await?;
         self.inner.recovery.found(rows.len() as u64);
+        // Whoever has a process has a place before anybody in line gets one.
+        let mut held: HashMap<RunKey, Place> = HashMap::new();
+        for row in rows.iter().filter(|row| row.status != Status::Queued) {
+            held.insert(row.key.clone(), self.inner.places.take());
+        }
         for row in rows {
             let doc = Doc::decode(&row.doc)
                 .map_err(|what| StoreError::Corrupt { place: format!("row of run {}", row.key), what })?;
             let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
-            self.adopt(Owner::recovering(self.clone(), shared));
+            // In line in the order in which they were accepted.
+            let waits = row.status == Status::Queued;
+            let wait = waits.then(|| self.inner.places.wait_accepted(&row.key));
+            let place = held.remove(&row.key);
+            self.adopt(Owner::recovering(self.clone(), shared, wait, place));
         }
         let engine = self.clone();
         self.spawn(async move { engine.sweep().await });
@@ -159,7 +168,13 @@ impl Engine {
                 return Ok(());
             }
             match self.store().run(&key).await? {
-                Some(row) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => crate::sealed::remove(&dir),
+                Some(row) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => {
+                    // A run that is not over may have another attempt, whoever owns it now.
+                    if row.status.is_terminal() {
+                        crate::sealed::remove(&dir);
+                        crate::erase::remove_dir(&tmp_dir(name)).await;
+                    }
+                }
                 _ => self.remove_dirs(name).await,
             }
             return Ok(());
@@ -181,6 +196,7 @@ impl Engine {
     pub(crate) async fn remove_dirs(&self, name: &str) {
         crate::erase::remove_dir(&self.runs_dir().join(name)).await;
         crate::erase::remove_dir(&self.work_dir(name)).await;
+        crate::erase::remove_dir(&tmp_dir(name)).await;
     }
 
     /// The private directory that a run works in if it names none.
@@ -290,15 +306,17 @@ impl Engine {
 
     /// Waits until the run is over, at most `at_most`; whether it is.
     pub async fn wait_end(&self, key: &RunKey, at_most: Duration) -> bool {
-        let Some(mut progress) = self.progress(key) else { return true };
+        let Some(live) = self.live(key).await else { return true };
+        let mut progress = live.shared.progress.subscribe();
+        drop(live);
         let ended = progress.wait_for(|(status, _)| status.is_terminal());
         // A closed watch is an owner that let go: over, or the server stops.
         tokio::time::timeout(at_most, ended).await.is_ok_and(|seen| seen.is_ok() || !self.is_draining())
     }
 
     /// Counts a reader of the run's events in, until the guard is dropped.
-    pub fn reader(&self, key: &RunKey) -> Option<ReaderGuard> {
-        let live = self.lock_live().get(key).cloned()?;
+    pub async fn reader(&self, key: &RunKey) -> Option<ReaderGuard> {
+        let live = self.live(key).await?;
         live.shared.readers.fetch_add(1, Ordering::Relaxed);
         Some(ReaderGuard { engine: self.clone(), live })
     }
@@ -366,9 +384,15 @@ impl Drop for ReaderGuard {
 /// Whether a run's directory has attempts in it, or anything else that a dispatch does not make.
 fn holds_more_than_a_request(dir: &Path) -> bool {
     // What cannot be read is left alone.
-    std::fs::read_dir(dir).map_or(true, |entries| {
-        entries.flatten().any(|entry| entry.file_name().to_str() != Some(crate::sealed::FILE))
-    })
+    std::fs::read_dir(dir)
+        .map_or(true, |entries| entries.flatten().any(|entry| entry.file_name().to_str() != Some(crate::sealed::FILE)))
+}
+
+/// The private directory for an agent's temporary files. A short path: sockets lie in it, and a socket's path holds 107
+/// bytes.
+pub(crate) fn tmp_dir(name: &str) -> PathBuf {
+    let tail = &name[name.len().saturating_sub(12)..];
+    Path::new("/tmp").join(format!("longhaul-{tail}"))
 }
 
 /// The directory of attempt `number` in a run's directory.

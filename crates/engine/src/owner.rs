@@ -24,15 +24,19 @@ mod control;
 mod finish;
 mod ingest;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
 
 use longhaul_model::event::{EventData, Failure, RunCancelRequested};
 use longhaul_model::run::{Command, Ctx, Phase, RunState, decide};
 use longhaul_model::{Event, Seq, Timestamp};
-use longhaul_store::{ReadLimit, RecordWrite, StoreError, Urgency};
+use longhaul_store::{Commit, ReadLimit, RecordWrite, StoreError, Urgency};
 use tokio::sync::{mpsc, oneshot};
 
+use self::commit::Refused;
 use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::error::CancelError;
@@ -43,8 +47,14 @@ use crate::view::{Live, Shared};
 /// Questions to one owner that wait: cancels only, and a repeated cancel is the same cancel.
 const INBOX_MAX: usize = 64;
 
-/// How often a refused commit is tried again.
+/// How often a refused commit is tried again, and how soon a broken owner starts over.
 const RETRY: Duration = Duration::from_millis(300);
+
+/// The longest wait of a broken owner.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// How often the same output may break its owner before it is given up.
+const POISON_MAX: u32 = 3;
 
 /// What others ask of an owner.
 #[derive(Debug)]
@@ -59,9 +69,15 @@ pub(crate) enum LetGo {
     /// The server stops; the run goes on.
     #[error("the server stops")]
     Draining,
-    /// Another owner has written, or what is durable is not known.
-    #[error("the run was taken over or its state is in doubt: {0}")]
-    Lost(String),
+    /// A later owner has the run.
+    #[error("the run was taken over: {0}")]
+    Fenced(String),
+    /// Something outside failed, or what is durable is in doubt: the state is dropped and read again.
+    #[error("the run cannot be looked after at the moment: {0}")]
+    Trouble(String),
+    /// What the source says cannot be committed or breaks our code; trying again breaks again.
+    #[error("the run's output cannot be kept: {0}")]
+    Poison(String),
     /// The store cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -72,8 +88,8 @@ pub(crate) enum LetGo {
 enum Begin {
     /// A run that was accepted just now.
     Fresh(Result<Wait, Place>),
-    /// A run of an earlier server.
-    Recovering,
+    /// A run of an earlier server, with its place in line if it waited.
+    Recovering(Option<Wait>),
 }
 
 /// The owner of one run.
@@ -87,6 +103,12 @@ pub(crate) struct Owner {
     tail: Seq,
     last_ts: Timestamp,
     cursor: Option<Cursor>,
+    /// Why the output of this run is not read any more: it was tried several times and broke each time.
+    poison: Option<String>,
+    /// When this server first saw the process live.
+    seen_live: Option<Instant>,
+    /// When this server first told the shim to stop.
+    stop_begun: Option<Instant>,
     /// Whether this run is one that recovery has still to account for.
     unaccounted: bool,
 }
@@ -95,7 +117,7 @@ impl Owner {
     fn new(engine: Engine, shared: Arc<Shared>, begin: Begin) -> (Self, Live) {
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
         let live = Live { shared: Arc::clone(&shared), inbox: sender };
-        let unaccounted = matches!(begin, Begin::Recovering);
+        let unaccounted = matches!(begin, Begin::Recovering(_));
         let owner = Self {
             engine,
             shared,
@@ -106,6 +128,9 @@ impl Owner {
             tail: Seq::ZERO,
             last_ts: Timestamp::default(),
             cursor: None,
+            poison: None,
+            seen_live: None,
+            stop_begun: None,
             unaccounted,
         };
         (owner, live)
@@ -117,20 +142,54 @@ impl Owner {
     }
 
     /// The owner of a run that an earlier server left.
-    pub(crate) fn recovering(engine: Engine, shared: Arc<Shared>) -> (Self, Live) {
-        Self::new(engine, shared, Begin::Recovering)
+    pub(crate) fn recovering(
+        engine: Engine,
+        shared: Arc<Shared>,
+        wait: Option<Wait>,
+        place: Option<Place>,
+    ) -> (Self, Live) {
+        let (mut owner, live) = Self::new(engine, shared, Begin::Recovering(wait));
+        owner.place = place;
+        (owner, live)
     }
 
-    /// Owns the run until it is over or the server stops.
+    /// Owns the run until it is over or the server stops. Whatever goes wrong, the run keeps its place and an owner: the
+    /// state is dropped, read again from the store, and gone on with.
     pub(crate) async fn run(mut self) {
         let key = self.shared.key.clone();
-        match self.own().await {
-            Ok(()) => {}
-            Err(LetGo::Draining) => return,
-            Err(error) => {
-                tracing::error!(run = %key, error = %crate::owner::chain(&error), "let go of a run");
-                metrics::counter!("longhaul_owners_lost_total").increment(1);
+        let mut broken = Broken::default();
+        loop {
+            let error = match AssertUnwindSafe(self.own()).catch_unwind().await {
+                Ok(Ok(())) => break,
+                Ok(Err(LetGo::Draining)) => {
+                    // The place goes with the process, not with this server: nobody in line may have it.
+                    std::mem::forget(self.place.take());
+                    return;
+                }
+                Ok(Err(LetGo::Fenced(why))) => {
+                    tracing::error!(run = %key, why, "let go of a run");
+                    break;
+                }
+                Ok(Err(error)) => error,
+                Err(panic) => LetGo::Poison(format!("a fault of ours: {}", said(&*panic))),
+            };
+            tracing::error!(run = %key, error = %chain(&error), "starting over with a run");
+            metrics::counter!("longhaul_owner_restarts_total").increment(1);
+            self.shared.set_blocked(Some(chain(&error)), self.now_ms());
+            let wait = broken.again(self.tail, &error);
+            if broken.is_hopeless() {
+                self.poison = Some(chain(&error));
             }
+            let draining = self.engine.inner.draining.clone();
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = draining.cancelled() => {
+                    std::mem::forget(self.place.take());
+                    return;
+                }
+            }
+            self.begin = Some(Begin::Recovering(None));
+            (self.state, self.tail, self.cursor) = (RunState::default(), Seq::ZERO, None);
         }
         self.engine.forget(&key);
     }
@@ -140,7 +199,8 @@ impl Owner {
         match self.begin.take() {
             Some(Begin::Fresh(Ok(wait))) => self.wait_for_place(wait).await?,
             Some(Begin::Fresh(Err(place))) => self.place = Some(place),
-            Some(Begin::Recovering) | None => self.take_over().await?,
+            Some(Begin::Recovering(wait)) => self.take_over(wait).await?,
+            None => self.take_over(None).await?,
         }
         while !self.is_over() {
             match self.state.phase {
@@ -223,23 +283,37 @@ impl Owner {
         let draining = self.engine.inner.draining.clone();
         while self.place.is_none() && !self.is_over() {
             tokio::select! {
-                place = wait.ready() => self.place = Some(place),
-                Some(message) = self.inbox.recv() => self.answer(message).await?,
+                biased;
                 () = draining.cancelled() => return Err(LetGo::Draining),
+                Some(message) = self.inbox.recv() => self.answer(message).await?,
+                place = wait.ready() => self.place = Some(place),
             }
         }
         Ok(())
     }
 
-    /// Decides and commits; a refusal by the state is not an error of the owner's and is logged.
+    /// Decides and commits, and decides anew after each wait for room; a refusal by the state is not an error of the
+    /// owner's and is logged.
     async fn apply(&mut self, command: Command, urgency: Urgency) -> Result<(), LetGo> {
-        match decide(&self.state, command, &self.ctx()) {
-            Ok(events) if events.is_empty() => Ok(()),
-            Ok(events) => self.commit_patiently(events, None, vec![], urgency).await,
-            Err(longhaul_model::Rejection::Fenced { owner }) => Err(LetGo::Lost(format!("epoch {owner} owns it"))),
-            Err(rejection) => {
-                tracing::warn!(run = %self.shared.key, %rejection, "a command did not apply");
-                Ok(())
+        loop {
+            let events = match decide(&self.state, command.clone(), &self.ctx()) {
+                Ok(events) if events.is_empty() => return Ok(()),
+                Ok(events) => events,
+                Err(longhaul_model::Rejection::Fenced { owner }) => {
+                    return Err(LetGo::Fenced(format!("epoch {owner} owns it")));
+                }
+                Err(rejection) => {
+                    tracing::warn!(run = %self.shared.key, %rejection, "a command did not apply");
+                    return Ok(());
+                }
+            };
+            match self.commit(events, None, vec![], urgency).await {
+                Ok(()) => {
+                    self.shared.set_blocked(None, 0);
+                    return Ok(());
+                }
+                Err(Refused::LetGo(error)) => return Err(error),
+                Err(Refused::Later(error)) => self.pause(&error).await?,
             }
         }
     }
@@ -251,20 +325,25 @@ impl Owner {
             Ok(events) => events,
             Err(_) => vec![],
         };
-        if events.is_empty() {
-            let _ = reply.send(Ok(false));
+        let requested = !events.is_empty();
+        if !requested {
+            // The answer to a named operation is kept even where there was nothing to do.
+            let commit = Commit { records, urgency: Urgency::Reserve, ..Commit::default() };
+            let kept =
+                if commit.records.is_empty() { Ok(()) } else { self.engine.store().commit(commit).await.map(drop) };
+            let _ = reply.send(kept.map(|()| false).map_err(CancelError::from));
             return Ok(());
         }
         match self.commit(events, None, records, Urgency::Reserve).await {
             Ok(()) => {
-                let _ = reply.send(Ok(true));
+                let _ = reply.send(Ok(requested));
                 Ok(())
             }
-            Err(commit::Refused::Later(error)) => {
+            Err(Refused::Later(error)) => {
                 let _ = reply.send(Err(error.into()));
                 Ok(())
             }
-            Err(commit::Refused::LetGo(error)) => Err(error),
+            Err(Refused::LetGo(error)) => Err(error),
         }
     }
 
@@ -300,12 +379,39 @@ impl Owner {
         self.engine.runs_dir().join(self.shared.with_doc(|doc| doc.dir.clone()))
     }
 
-    /// A short private path: sockets of agents lie in it, and a socket's path holds 107 bytes.
     fn tmp_dir(&self) -> std::path::PathBuf {
-        let dir = self.shared.with_doc(|doc| doc.dir.clone());
-        let tail = &dir[dir.len().saturating_sub(12)..];
-        std::path::Path::new("/tmp").join(format!("longhaul-{tail}"))
+        self.shared.with_doc(|doc| crate::engine::tmp_dir(&doc.dir))
     }
+}
+
+/// How often looking after a run broke without getting any further.
+#[derive(Debug, Default)]
+struct Broken {
+    at: Seq,
+    times: u32,
+    poisoned: u32,
+}
+
+impl Broken {
+    /// Counts another break and says how long to wait.
+    fn again(&mut self, tail: Seq, error: &LetGo) -> Duration {
+        if tail > self.at {
+            *self = Self { at: tail, ..Self::default() };
+        }
+        self.times += 1;
+        self.poisoned += u32::from(matches!(error, LetGo::Poison(_)));
+        (RETRY * 2_u32.saturating_pow(self.times.min(8) - 1)).min(RETRY_MAX)
+    }
+
+    /// Whether trying again is of no use. What fails outside may heal and is tried for ever.
+    const fn is_hopeless(&self) -> bool {
+        self.poisoned >= POISON_MAX
+    }
+}
+
+/// What a panic said.
+fn said(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic.downcast_ref::<String>().map_or_else(|| panic.downcast_ref::<&str>().copied().unwrap_or("no words"), |s| s)
 }
 
 /// An error with its causes, for a log line.

@@ -56,6 +56,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         unkilled: Vec::new(),
         stdout_bytes: 0,
         stderr_bytes: 0,
+        output_lost_bytes: 0,
         stderr_tail: None,
         spool_error: None,
     };

@@ -20,6 +20,7 @@ mod reply;
 mod runs;
 mod sse;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,7 +29,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use longhaul_api::ErrorCode;
 use longhaul_engine::Engine;
-use longhaul_model::limits;
+use longhaul_model::{RunKey, limits};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -56,8 +57,8 @@ pub struct App {
     pub nonce: Arc<str>,
     /// The address that is bound.
     pub address: Arc<str>,
-    /// One chat retry looks for its run at a time.
-    pub chat_retries: Arc<tokio::sync::Mutex<()>>,
+    /// Chat answers that were given a moment ago. One chat retry looks for its run at a time, holding this.
+    pub chat_retries: Arc<tokio::sync::Mutex<HashSet<RunKey>>>,
     /// The data directory, for the disk's figures.
     pub data_dir: Arc<std::path::Path>,
 }

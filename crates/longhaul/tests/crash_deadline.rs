@@ -12,7 +12,8 @@ use support::{Server, assert_log, assert_no_process, until};
 async fn a_deadline_is_kept_while_no_server_is_up() {
     let mut server = Server::start().await;
     let began = Instant::now();
-    let body = json!({ "run_id": "r", "command": "/bin/sh", "args": ["-c", "echo on; exec sleep 1000"], "timeout_ms": 1500 });
+    let body =
+        json!({ "run_id": "r", "command": "/bin/sh", "args": ["-c", "echo on; exec sleep 1000"], "timeout_ms": 1500 });
     assert_eq!(server.post("/v1/runs", &body).await.0, 201);
     server.status("r", "running").await;
     server.kill9();

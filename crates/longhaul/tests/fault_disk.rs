@@ -80,7 +80,11 @@ async fn a_full_disk_refuses_clearly_and_heals() {
     std::fs::write(&go, "").unwrap();
 
     let (status, cancelled) = server.post("/v1/runs/sleeper/cancel?wait_ms=20000", &json!({})).await;
-    assert_eq!((status, &cancelled["run"]["status"]), (200, &json!("cancelled")), "a cancel has its reserve: {cancelled}");
+    assert_eq!(
+        (status, &cancelled["run"]["status"]),
+        (200, &json!("cancelled")),
+        "a cancel has its reserve: {cancelled}"
+    );
 
     std::fs::remove_file(&filler).unwrap();
     let talker = server.end("talker").await;

@@ -95,7 +95,7 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::StoreBusy, "the store's own tests"),
     (ErrorCode::StoreFailed, "the store's own tests"),
     (ErrorCode::CursorExpired, "nothing expires yet"),
-    (ErrorCode::ForbiddenPeer, "no peer is told apart yet"),
+    (ErrorCode::ForbiddenPeer, "http_peer"),
     (ErrorCode::Internal, "a fault of ours"),
 ];
 

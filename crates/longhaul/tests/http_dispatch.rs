@@ -311,6 +311,57 @@ async fn a_full_house_refuses_without_a_trace_and_takes_the_same_id_later() {
     assert_no_process(&server.data()).await;
 }
 
+/// A chat request without an id, numbered as the SDKs number their retries; the run that answered it.
+async fn nameless(server: &Server, retry: u32, stream: bool, prompt: &str) -> String {
+    let body = json!({ "model": "demo/echo", "messages": [{ "role": "user", "content": prompt }], "stream": stream });
+    let request = server.http.post(server.url("/v1/chat/completions")).header("x-stainless-retry-count", retry);
+    let answer = request.body(body.to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let run = answer.headers()["x-run-id"].to_str().unwrap().to_owned();
+    assert!(answer.text().await.unwrap().contains("stop"));
+    run
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_without_an_id_takes_what_was_not_received_and_nothing_else() {
+    let retried = |stream: bool| async move {
+        let server = Server::start().await;
+        let prompt = "one two three four five six seven eight nine ten";
+        let first = nameless(&server, 0, stream, prompt).await;
+        // What is the same on purpose is another run, also while the first answer may be on its way.
+        let client = reqwest::Client::new();
+        let body =
+            json!({ "model": "demo/echo", "messages": [{ "role": "user", "content": prompt }], "stream": stream });
+        let request = client.post(server.url("/v1/chat/completions")).body(body.to_string());
+        let leaving = tokio::spawn(async move { request.send().await.unwrap().text().await });
+        let second = until("the second run to be there", async || {
+            let (ids, _) = server.stored().await;
+            (ids.len() == 2).then(|| ids[0].clone())
+        })
+        .await;
+        assert_ne!(second, first);
+        leaving.abort();
+        let _ = leaving.await;
+        // Its retry finds it, rather than the first one, and the next retry of somebody else the first one.
+        assert_eq!(nameless(&server, 1, stream, prompt).await, second);
+        assert_eq!(nameless(&server, 1, stream, prompt).await, first, "given, but perhaps not received");
+        assert_eq!(server.stored().await.0.len(), 2);
+        // Another request, or another project, is none of theirs.
+        let other = nameless(&server, 1, stream, "something else").await;
+        assert!(![&first, &second].contains(&&other));
+        // An answer that was given is forgotten after a while.
+        let mut number = 1;
+        until("a retry to be nobody's", async || {
+            number += 1;
+            let run = nameless(&server, number, stream, prompt).await;
+            (![&first, &second].contains(&&run)).then_some(())
+        })
+        .await;
+        assert_eq!(server.stored().await.0.len(), 4);
+    };
+    tokio::join!(retried(false), retried(true));
+}
+
 /// All frames of a chat stream.
 async fn chat_frames(server: &Server, mut body: Value, cursor: Option<&str>) -> Vec<Frame> {
     body["stream"] = json!(true);

@@ -20,7 +20,8 @@ fn ask_as_nobody(url: &str) -> (u16, Value) {
     let body = r#"{"command":"/bin/true"}"#;
     let out = Command::new("python3").args(["-c", program, url, body]).uid(NOBODY).current_dir("/").output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout);
-    let (status, body) = text.trim().split_once(' ').unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&out.stderr)));
+    let (status, body) =
+        text.trim().split_once(' ').unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&out.stderr)));
     (status.parse().unwrap(), serde_json::from_str(body).unwrap())
 }
 
@@ -38,5 +39,9 @@ async fn another_user_runs_nothing() {
     let (status, body) = ask_as_nobody(&server.url("/v1/runs"));
     assert_eq!((status, body["error"]["code"].as_str()), (403, Some("forbidden_peer")), "{body}");
     let (status, body) = server.get("/v1/runs").await;
-    assert_eq!((status, body["data"].as_array().unwrap().len()), (200, 0), "our own user is answered; nothing was stored");
+    assert_eq!(
+        (status, body["data"].as_array().unwrap().len()),
+        (200, 0),
+        "our own user is answered; nothing was stored"
+    );
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -45,7 +45,7 @@ fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
             if path.is_dir() {
                 todo.push(path.clone());
             }
-            let bytes = if path.is_dir() || store { vec![] } else { std::fs::read(&path).unwrap() };
+            let bytes = if path.is_file() && !store { std::fs::read(&path).unwrap() } else { vec![] };
             found.insert(path.to_string_lossy().into_owned(), bytes);
         }
     }
@@ -159,7 +159,6 @@ fn bad_configuration_is_said_and_nothing_is_begun() {
         let (output, took) = refused(&data, listen, &more);
         assert_eq!(output.status.code(), Some(78), "{listen} {}", stderr(&output));
         assert!(stderr(&output).contains(text), "{listen}: {}", stderr(&output));
-        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
         assert!(took < AT_ONCE, "{took:?}");
         assert!(!data.exists(), "{listen}");
     }
@@ -188,14 +187,15 @@ fn a_directory_that_cannot_be_written_is_named() {
 }
 
 /// What a server answers to a token, or to none.
-async fn ask(server: &Server, path: &str, authorization: Option<&str>) -> (u16, Value, bool) {
+async fn ask(server: &Server, path: &str, authorization: Option<&str>) -> (u16, Value, Option<String>) {
     let mut request = server.http.get(server.url(path));
     if let Some(value) = authorization {
         request = request.header("authorization", value);
     }
     let answer = request.send().await.unwrap();
-    let (status, challenged) = (answer.status().as_u16(), answer.headers().contains_key("www-authenticate"));
-    (status, answer.json().await.unwrap_or(Value::Null), challenged)
+    let status = answer.status().as_u16();
+    let challenge = answer.headers().get("www-authenticate").map(|value| value.to_str().unwrap().to_owned());
+    (status, answer.json().await.unwrap_or(Value::Null), challenge)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,12 +210,35 @@ async fn a_server_with_a_token_answers_those_who_have_it() {
         server.up().await;
         let (_, port) = server.base.rsplit_once(':').unwrap();
         server.base = format!("http://127.0.0.1:{port}");
-        let paths = ["/v1/runs", "/v1/runs/x", "/v1/runs/x/events", "/v1/events", "/v1/models", "/health", "/metrics", "/openapi.json", "/nothing"];
+        let paths = [
+            "/v1/runs",
+            "/v1/runs/x",
+            "/v1/runs/x/events",
+            "/v1/events",
+            "/v1/models",
+            "/health",
+            "/metrics",
+            "/openapi.json",
+            "/nothing",
+        ];
         for path in paths {
-            for wrong in [None, Some("Bearer nope"), Some("Bearer"), Some("Bearer "), Some("Basic s3cret-token"), Some("Bearer s3cret-token2"), Some("s3cret-token")] {
-                let (status, body, _) = ask(&server, path, wrong).await;
+            for wrong in [
+                None,
+                Some("Bearer nope"),
+                Some("Bearer"),
+                Some("Bearer "),
+                Some("Basic s3cret-token"),
+                Some("Bearer s3cret-token2"),
+                Some("s3cret-token"),
+            ] {
+                let (status, body, challenge) = ask(&server, path, wrong).await;
                 let found = (status, &body["error"]["code"], &body["error"]["param"], &body["error"]["type"]);
-                assert_eq!(found, (401, &json!("unauthorized"), &json!("Authorization"), &json!("authentication_error")), "{path} {wrong:?}");
+                assert_eq!(
+                    found,
+                    (401, &json!("unauthorized"), &json!("Authorization"), &json!("authentication_error")),
+                    "{path} {wrong:?}"
+                );
+                assert_eq!(challenge.as_deref(), Some("Bearer"), "{path} {wrong:?}");
             }
         }
         for path in ["/v1/runs", "/v1/events", "/v1/models", "/health", "/openapi.json"] {
@@ -250,11 +273,15 @@ async fn a_server_proves_who_it_is_and_leaves_no_sign_of_itself() {
     let mut server = Server::start().await;
     let path = server.data().join("server.json");
     let first = info(&server);
-    assert_eq!((first.pid, first.version.as_str(), format!("http://{}", first.address)), (server.pid, longhaul::VERSION, server.base.clone()));
+    assert_eq!(
+        (first.pid, first.version.as_str(), format!("http://{}", first.address)),
+        (server.pid, longhaul::VERSION, server.base.clone())
+    );
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::metadata(server.data()).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(server.get("/livez").await, (200, json!({ "status": "ok", "version": longhaul::VERSION })));
-    let proof = Sha256::digest(format!("{}:what's up", first.nonce)).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let proof =
+        Sha256::digest(format!("{}:what's up", first.nonce)).iter().map(|b| format!("{b:02x}")).collect::<String>();
     let want = json!({ "status": "ok", "version": longhaul::VERSION, "proof": proof });
     assert_eq!(server.get("/livez?challenge=what's+up").await, (200, want));
     assert_eq!(server.get("/readyz").await, (200, json!({ "status": "ok", "version": longhaul::VERSION })));
@@ -290,7 +317,8 @@ async fn the_health_report_is_whole_and_true() {
     server.status("b", "running").await;
     let (status, health) = server.get("/health").await;
     assert_eq!(status, 200);
-    let all = ["address", "busy", "disk", "epoch", "pid", "recovery", "runs", "status", "store", "uptime_ms", "version"];
+    let all =
+        ["address", "busy", "disk", "epoch", "pid", "recovery", "runs", "status", "store", "uptime_ms", "version"];
     assert_eq!(names(&health), all);
     assert_eq!(health["runs"], json!({ "live": 3, "places_taken": 2, "places": 2, "queued": 1 }));
     assert_eq!((&health["status"], &health["busy"], &health["epoch"]), (&json!("ok"), &json!(true), &json!(1)));
@@ -305,9 +333,15 @@ async fn the_health_report_is_whole_and_true() {
     server.kill9();
     server.up().await;
     let recovered = json!({ "recovered": 3, "adopted": 2, "finished": 0, "requeued": 1, "failed": 0, "pending": 0 });
-    support::until("the recovery to be over", async || (server.get("/health").await.1["recovery"] == recovered).then_some(())).await;
+    support::until("the recovery to be over", async || {
+        (server.get("/health").await.1["recovery"] == recovered).then_some(())
+    })
+    .await;
     let (_, health) = server.get("/health").await;
-    assert_eq!((&health["epoch"], &health["runs"]["places_taken"], &health["runs"]["queued"]), (&json!(2), &json!(2), &json!(1)));
+    assert_eq!(
+        (&health["epoch"], &health["runs"]["places_taken"], &health["runs"]["queued"]),
+        (&json!(2), &json!(2), &json!(1))
+    );
     let metrics = metrics(&server).await;
     assert_eq!(metrics["longhaul_recovered_runs_total{fate=\"adopted\"}"], 2.0);
     assert_eq!(metrics["longhaul_places_taken"], 2.0);
@@ -347,7 +381,9 @@ async fn metrics(server: &Server) -> BTreeMap<String, f64> {
             let (label, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
             assert!(is_name(label) && !value.trim_end_matches('"').contains('"'), "{line}");
         }
-        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end).filter(|n| kinds.contains_key(*n)));
+        let family = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end).filter(|n| kinds.contains_key(*n)));
         assert!(kinds.contains_key(family.unwrap_or(name)), "no type: {line}");
         assert!(samples.insert(sample.to_owned(), value.parse::<f64>().unwrap()).is_none(), "twice: {line}");
     }
@@ -378,9 +414,14 @@ async fn the_openapi_document_names_every_route() {
     let server = Server::start().await;
     let (status, document) = server.get("/openapi.json").await;
     assert_eq!(status, 200);
-    let routes: BTreeMap<&str, Vec<&str>> = longhaul::http::ROUTES.iter().map(|(path, methods)| (*path, methods.to_vec())).collect();
-    let paths: BTreeMap<&str, Vec<&str>> =
-        document["paths"].as_object().unwrap().iter().map(|(path, methods)| (path.as_str(), names(methods))).collect();
+    let routes: BTreeMap<&str, BTreeSet<&str>> =
+        longhaul::http::ROUTES.iter().map(|(path, methods)| (*path, methods.iter().copied().collect())).collect();
+    let methods =
+        |item: &'_ Value| names(item).into_iter().filter(|name| *name != "parameters").map(str::to_owned).collect();
+    let paths: BTreeMap<String, BTreeSet<String>> =
+        document["paths"].as_object().unwrap().iter().map(|(path, item)| (path.clone(), methods(item))).collect();
+    let paths: BTreeMap<&str, BTreeSet<&str>> =
+        paths.iter().map(|(path, methods)| (path.as_str(), methods.iter().map(String::as_str).collect())).collect();
     assert_eq!(paths, routes);
     // A path that is listed is there; asked by a method that it has not, it says so.
     for path in routes.keys() {

@@ -8,7 +8,12 @@ use support::tool;
 fn sdk() -> Option<Sdk> {
     let names = Names { internal: "InternalServerError", rate_limit: "RateLimitError" };
     let package = tool("node-openai")?;
-    Some(Sdk { program: "node".into(), script: "openai_sdk.mjs", more: vec![package.to_str().unwrap().to_owned()], names })
+    Some(Sdk {
+        program: "node".into(),
+        script: "openai_sdk.mjs",
+        more: vec![package.to_str().unwrap().to_owned()],
+        names,
+    })
 }
 
 macro_rules! scenarios {

@@ -13,8 +13,8 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 pub const LINE_PART_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of one line that a harness's parser gets whole: tool results of several MiB occur; past this the line is kept
-/// in pieces as output.
-pub const HARNESS_LINE_BYTES_MAX: usize = 32 << 20;
+/// in pieces as output. Escaped sixfold at worst, its events still fit one commit of the store.
+pub const HARNESS_LINE_BYTES_MAX: usize = 12 << 20;
 
 /// Bytes of `output_text` in a snapshot; the log has it all.
 pub const OUTPUT_TEXT_BYTES_MAX: usize = 1 << 20;
@@ -87,3 +87,7 @@ pub const READERS_MAX: usize = 20_000;
 
 /// How long a chat retry without an id may look back for the run it repeats.
 pub const CHAT_RETRY_WINDOW: Duration = Duration::from_hours(1);
+
+/// How long a chat answer that was given may still be asked for by a retry: the SDKs wait 8 s at most before they try
+/// again, and what was on its way when the connection broke was given and not received.
+pub const CHAT_RETRY_GRACE: Duration = Duration::from_secs(10);

@@ -255,6 +255,9 @@ impl Projection {
         } else {
             text
         };
+        if text.is_empty() && room == 0 {
+            return;
+        }
         self.text_bytes += text.len();
         match self.messages.iter_mut().rev().find(|m| m.id == id) {
             Some(message) => message.text.push_str(text),

@@ -322,15 +322,24 @@ impl RunState {
                     self.totals.unknown_lines += 1;
                 }
             }
-            EventData::MessageDelta(d) => self.saw_text |= !d.text.trim().is_empty(),
-            EventData::MessageCompleted(d) => self.saw_text |= !d.text.trim().is_empty(),
-            EventData::ToolCalled(_) => self.totals.tool_calls += 1,
+            // A verdict is about what came before it. Whoever works on after it has not given one yet.
+            EventData::MessageDelta(d) => {
+                self.saw_text |= !d.text.trim().is_empty();
+                self.verdict = None;
+            }
+            EventData::MessageCompleted(d) => {
+                self.saw_text |= !d.text.trim().is_empty();
+                self.verdict = None;
+            }
+            EventData::ToolCalled(_) => {
+                self.totals.tool_calls += 1;
+                self.verdict = None;
+            }
+            EventData::ReasoningDelta(_) | EventData::ToolCompleted(_) => self.verdict = None,
             EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, d),
             EventData::VerdictReported(d) => self.verdict = Some(d.clone()),
             EventData::RunStarted(_)
             | EventData::MessageDiscarded(_)
-            | EventData::ReasoningDelta(_)
-            | EventData::ToolCompleted(_)
             | EventData::SessionBound(_)
             | EventData::Warning(_)
             | EventData::Unknown { .. } => {}

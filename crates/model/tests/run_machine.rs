@@ -25,6 +25,7 @@ enum Step {
     Exit {
         how: ExitHow,
         stop: Stop,
+        lost: bool,
     },
     GiveUp,
     Adopt,
@@ -110,7 +111,11 @@ impl Memory {
     /// How an exit ends the run; `None` if it is tried again.
     fn verdict(&self, driver: Driver, how: &ExitHow, stop: Stop, lost: bool) -> Option<Status> {
         let never = matches!(how, ExitHow::NeverStarted { .. });
-        if never && !self.cancelled && self.failed_starts + 1 < limits::NEVER_STARTED_MAX {
+        if never
+            && self.status == Status::Starting
+            && !self.cancelled
+            && self.failed_starts + 1 < limits::NEVER_STARTED_MAX
+        {
             return None;
         }
         let proven = match driver {
@@ -220,10 +225,14 @@ impl World {
                 prop_assert_eq!(done.is_ok(), before.status == Status::Running);
                 if before.status == Status::Running {
                     match say {
-                        Say::Text | Say::Tool => self.memory.spoke = true,
+                        Say::Text | Say::Tool => {
+                            self.memory.spoke = true;
+                            self.memory.good = None;
+                        }
                         Say::Good => self.memory.good = Some(true),
                         Say::Bad => self.memory.good = Some(false),
-                        Say::Blank | Say::Line => {}
+                        Say::Blank => self.memory.good = None,
+                        Say::Line => {}
                     }
                 }
             }

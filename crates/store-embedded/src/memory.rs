@@ -43,6 +43,8 @@ pub(crate) struct Live {
     recent_bytes: usize,
     /// The journal row that last touched it.
     position: u64,
+    /// Whether it stands in the line of those that rest; each stands there once.
+    resting: bool,
 }
 
 /// A version of something with the journal row that made it.
@@ -176,6 +178,7 @@ impl Memory {
             applied: first - 1,
             recent_bytes: 0,
             position,
+            resting: false,
         });
         live.events.extend(written.events.iter().cloned());
         live.tail = written.tail();
@@ -227,7 +230,7 @@ impl Memory {
                 live.cursor = None;
                 if live.closed {
                     self.drop_live(*stream, &mut waste);
-                } else {
+                } else if !std::mem::replace(&mut live.resting, true) {
                     self.rested.push_back((*stream, live.position));
                 }
             }
@@ -272,10 +275,15 @@ impl Memory {
 
     fn drop_rested(&mut self, waste: &mut Vec<Bytes>) -> bool {
         while let Some((stream, position)) = self.rested.pop_front() {
-            let Some(live) = self.streams.get(&stream) else { continue };
+            let Some(live) = self.streams.get_mut(&stream) else { continue };
             if live.position == position {
                 self.drop_live(stream, waste);
                 return true;
+            }
+            // It was touched since: to the end of the line, or out of it until it is applied.
+            live.resting = live.position <= self.applied;
+            if live.resting {
+                self.rested.push_back((stream, live.position));
             }
         }
         false

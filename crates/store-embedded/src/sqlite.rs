@@ -126,8 +126,7 @@ impl Database {
         if let Some((field, _)) = expected.iter().chain(&wal).find(|(_, holds)| !holds) {
             return Err(Fault::corrupt(format!("{}, header at byte 0", self.name), format!("the {field} is wrong")));
         }
-        let _ = crate::wal::walk(&path);
-        Ok(crate::wal::Walk::default())
+        crate::wal::walk(&path)
     }
 
     /// What must hold once it is open: version, schema, and for a small file every page.

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_harness::{Plan, Program, StopStep};
@@ -11,13 +12,14 @@ use longhaul_model::run::{Command, Phase};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
 use longhaul_supervise as supervise;
-use longhaul_supervise::{AttemptDir, AttemptSpec, AttemptState, Event, Settled, Started, StopReason};
+use longhaul_supervise::{AttemptDir, AttemptError, AttemptSpec, AttemptState, Event, Settled, Started, StopReason};
 
 use super::control::Control;
 use super::ingest::Source;
 use super::{LetGo, Owner};
 use crate::engine::attempt_path;
 use crate::environment;
+use crate::places::Wait;
 use crate::recovery::Fate;
 use crate::sealed::{self, Sealed};
 
@@ -26,6 +28,15 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// How long a launched shim may take to open its socket before its lock and its exit are looked at again.
 const CONNECT: Duration = Duration::from_millis(2);
+
+/// How long a launched shim may take to its first act, the lock.
+const LAUNCH_MAX: Duration = Duration::from_secs(30);
+
+/// How long after its whole stop ladder a shim may take to prove that the tree is gone.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// The wait before another attempt, times the attempts that failed to start.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// The longest wait between two looks.
 const CONNECT_MAX: Duration = Duration::from_millis(100);
@@ -49,10 +60,14 @@ impl Owner {
             Ok(plan) => plan,
             Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
         };
-        let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
-        let command = Command::StartAttempt { cause, budget_ms: sealed.timeout_ms };
-        self.apply(command, Urgency::Ordinary).await?;
-        let Phase::Starting { attempt } = self.state.phase else { return Ok(()) };
+        if self.engine.inner.draining.is_cancelled() {
+            return Err(LetGo::Draining);
+        }
+        if self.state.never_started > 0 {
+            // Whatever kept the last attempt from starting is given a moment to pass.
+            self.breathe(AGAIN * self.state.never_started).await?;
+        }
+        let attempt = AttemptNo::new(self.state.totals.attempts + 1);
         let spec = self.spec(attempt, &plan, &sealed);
         let tmp = self.tmp_dir();
         let tmp_text = tmp.to_string_lossy().into_owned();
@@ -70,25 +85,61 @@ impl Owner {
             })
         };
         let path = attempt_path(&dir, attempt.get());
-        let exe = self.engine.inner.options.exe.clone();
-        let stdin = plan.stdin;
-        let launched = tokio::task::spawn_blocking(move || {
+        let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
+        let prepare = Arc::new(move || -> io::Result<AttemptDir> {
             if private_tmp {
                 private_dir(&tmp)?;
             }
-            let dir = AttemptDir::create(&path, &spec, &env, stdin.as_deref()).map_err(io::Error::other)?;
-            dir.launch(&exe)
-        })
-        .await
-        .unwrap_or_else(|error| Err(io::Error::other(error)));
-        let child = match launched {
-            Ok(child) => Some(child),
-            Err(error) => {
-                tracing::error!(run = %self.shared.key, error = %super::chain(&error), "could not launch an attempt");
-                None
+            if let Some(cwd) = &own_cwd {
+                private_dir(cwd)?;
             }
+            // Left by a crash, or by a try that ran out of something: nothing was launched from it, since that comes
+            // after the commit.
+            match std::fs::remove_dir_all(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            AttemptDir::create(&path, &spec, &env, plan.stdin.as_deref()).map_err(io_error)
+        });
+        // The directory is made while the intent is committed; the launch waits for both.
+        let mut making = tokio::task::spawn_blocking({
+            let prepare = Arc::clone(&prepare);
+            move || prepare()
+        });
+        let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
+        let command = Command::StartAttempt { cause, budget_ms: sealed.timeout_ms };
+        let intended = self.apply(command, Urgency::Ordinary).await;
+        let made = loop {
+            let made = (&mut making).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+            if intended.is_err() || self.is_over() || !made.as_ref().is_err_and(passes) {
+                break made;
+            }
+            let text = made.as_ref().err().map(|error| super::chain(error)).unwrap_or_default();
+            self.trouble(&text).await?;
+            if self.state.cancel.is_some() {
+                break made;
+            }
+            let prepare = Arc::clone(&prepare);
+            making = tokio::task::spawn_blocking(move || prepare());
         };
-        self.follow(attempt, child).await
+        intended?;
+        if self.state.phase != (Phase::Starting { attempt }) {
+            // Cancelled before it began.
+            return Ok(());
+        }
+        let exe = self.engine.inner.options.exe.clone();
+        let launch = move |dir: AttemptDir| dir.launch(&exe);
+        let child = match made {
+            Ok(dir) if self.state.cancel.is_none() => {
+                tokio::task::spawn_blocking(move || launch(dir)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+            }
+            Ok(_) => Err(io::Error::other("it was cancelled before it was launched")),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &child {
+            tracing::error!(run = %self.shared.key, error = %super::chain(error), "could not launch an attempt");
+        }
+        self.follow(attempt, child.ok()).await
     }
 
     fn spec(&self, attempt: AttemptNo, plan: &Plan, sealed: &Sealed) -> AttemptSpec {
@@ -123,15 +174,18 @@ impl Owner {
     }
 
     /// Takes over what an earlier server left.
-    pub(super) async fn take_over(&mut self) -> Result<(), LetGo> {
+    pub(super) async fn take_over(&mut self, wait: Option<Wait>) -> Result<(), LetGo> {
         match self.state.phase {
             Phase::Vacant | Phase::Ended { .. } => Ok(()),
             Phase::Queued => {
                 self.account(Fate::Requeued);
-                Ok(())
+                match wait {
+                    Some(wait) => self.wait_for_place(wait).await,
+                    None => Ok(()),
+                }
             }
             Phase::Starting { attempt } | Phase::Running { attempt } => {
-                self.place = Some(self.engine.inner.places.take());
+                self.place.get_or_insert_with(|| self.engine.inner.places.take());
                 self.follow(attempt, None).await
             }
         }
@@ -141,14 +195,22 @@ impl Owner {
     pub(super) async fn follow(&mut self, attempt: AttemptNo, child: Option<Child>) -> Result<(), LetGo> {
         let path = attempt_path(&self.run_dir(), attempt.get());
         let mut child = Reaper::new(child);
-        let Ok(dir) = AttemptDir::open(&path) else {
-            // The directory was never made: nothing can have been started from it.
-            return self.finish_unmade().await;
+        let dir = loop {
+            match AttemptDir::open(&path) {
+                Ok(dir) => break dir,
+                Err(AttemptError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    return self.finish_unmade(attempt).await;
+                }
+                Err(error) => self.trouble(&super::chain(&error)).await?,
+            }
         };
         let mut source = Source::closed();
         let mut wait = CONNECT;
+        let launched = Instant::now();
         loop {
-            match self.look(&dir).await? {
+            let state = self.look(&dir).await?;
+            self.shared.set_blocked(None, 0);
+            match state {
                 AttemptState::Dead { .. } => {
                     // Only settling proves that the record survives a power cut.
                     if let Some(exit) = self.settle(&dir).await? {
@@ -157,29 +219,79 @@ impl Owner {
                     }
                 }
                 AttemptState::Empty | AttemptState::Unsettled { .. } => {
-                    if !child.is_running() {
-                        if let Some(exit) = self.settle(&dir).await? {
-                            return self.finish(attempt, &dir, source, exit).await;
+                    if child.is_running() {
+                        if launched.elapsed() > LAUNCH_MAX {
+                            tracing::error!(run = %self.shared.key, "a shim hangs before its first act; it is killed");
+                            child.kill();
                         }
+                    } else if let Some(exit) = self.settle(&dir).await? {
+                        return self.finish(attempt, &dir, source, exit).await;
                     }
                 }
                 AttemptState::Alive { started } => {
                     // A shim that an earlier server launched may come to life only now.
                     self.apply(Command::Adopt, Urgency::Reserve).await?;
                     self.account(Fate::Adopted);
-                    if let Some(started) = started {
-                        self.process_started(attempt, &started, &dir).await?;
+                    self.seen_live.get_or_insert_with(Instant::now);
+                    if let Some(started) = &started {
+                        self.process_started(attempt, started, &dir).await?;
                     }
-                    if let Ok(control) = Control::connect(dir.path(), self.engine.inner.epoch).await {
-                        source = self.accompany(attempt, &dir, control, source).await?;
-                        wait = CONNECT;
-                        continue;
+                    match Control::connect(dir.path(), self.engine.inner.epoch).await {
+                        Ok(control) => {
+                            source = self.accompany(attempt, &dir, control, source).await?;
+                            wait = CONNECT;
+                            continue;
+                        }
+                        // It does not listen, or not yet. Its output is read all the same, and a stop is not forgotten.
+                        Err(_) if self.is_running() && wait == CONNECT_MAX => {
+                            if self.stop_wanted().is_some() {
+                                self.stop_begun.get_or_insert_with(Instant::now);
+                            }
+                            if self.poison.is_none() {
+                                (source, _) = self.ingest(attempt, &dir, source).await?;
+                            }
+                        }
+                        Err(_) => {}
                     }
+                    self.enforce(&dir).await;
                 }
             }
             self.breathe(wait).await?;
             wait = (wait * 2).min(CONNECT_MAX);
         }
+    }
+
+    /// Why the run should be stopped now, if it should.
+    fn stop_wanted(&self) -> Option<StopReason> {
+        // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
+        let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
+        if self.state.cancel.is_some() {
+            Some(StopReason::Cancel)
+        } else if self.poison.is_some() {
+            Some(StopReason::Shutdown)
+        } else if self.seen_live.is_some_and(|since| since.elapsed() > budget) {
+            Some(StopReason::Deadline)
+        } else {
+            None
+        }
+    }
+
+    /// Ends a shim that was told to stop and did not end in time: stopped, hung, or deaf. Its agent dies with it, and
+    /// the end is told as what it is: lost.
+    async fn enforce(&mut self, dir: &AttemptDir) {
+        let ladder: u64 = dir.read_spec().ok().flatten().map_or(0, |spec| spec.stop.iter().map(step_ms).sum());
+        let at_most = Duration::from_millis(ladder) + STOP_MAX;
+        if !self.stop_begun.is_some_and(|since| since.elapsed() > at_most) {
+            return;
+        }
+        let Some(started) = dir.read_started().ok().flatten() else { return };
+        tracing::error!(run = %self.shared.key, shim = started.shim_pid, "a shim does not stop; it is killed");
+        let path = dir.path().to_owned();
+        let killed = tokio::task::spawn_blocking(move || kill_shim(started.shim_pid, &path)).await;
+        if !matches!(killed, Ok(Ok(()))) {
+            tracing::error!(run = %self.shared.key, ?killed, "could not kill a shim");
+        }
+        self.stop_begun = Some(Instant::now());
     }
 
     async fn look(&mut self, dir: &AttemptDir) -> Result<AttemptState, LetGo> {
@@ -233,24 +345,24 @@ impl Owner {
         mut source: Source,
     ) -> Result<Source, LetGo> {
         let draining = self.engine.inner.draining.clone();
-        let mut stop_sent = false;
+        let mut stop_sent = None;
         let mut more = false;
         let mut silent_since = Instant::now();
         let mut warned = false;
-        let since = Instant::now();
-        let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
         loop {
-            // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
-            if since.elapsed() > budget && !stop_sent {
-                stop_sent = true;
-                let _ = control.stop(StopReason::Deadline).await;
-            }
-            if self.state.cancel.is_some() && !stop_sent {
-                stop_sent = true;
-                if let Err(error) = control.stop(StopReason::Cancel).await {
+            let wanted = self.stop_wanted();
+            if wanted != stop_sent
+                && let Some(reason) = wanted
+            {
+                stop_sent = wanted;
+                self.stop_begun.get_or_insert_with(Instant::now);
+                if let Err(error) = control.stop(reason).await {
                     tracing::warn!(run = %self.shared.key, %error, "could not reach a shim to stop it");
                     return Ok(source);
                 }
+            }
+            if self.stop_begun.is_some() {
+                self.enforce(dir).await;
             }
             tokio::select! {
                 biased;
@@ -263,13 +375,13 @@ impl Owner {
                     Some(Event::Started(started)) => self.process_started(attempt, &started, dir).await?,
                     Some(Event::Exit) | None => return Ok(source),
                     Some(Event::Refused { epoch }) => {
-                        return Err(LetGo::Lost(format!("the shim has seen epoch {epoch}")));
+                        return Err(LetGo::Fenced(format!("the shim has seen epoch {epoch}")));
                     }
                     Some(_) => {}
                 },
                 () = tokio::time::sleep(if more { Duration::ZERO } else { POLL }) => {}
             }
-            if !self.is_running() {
+            if !self.is_running() || self.poison.is_some() {
                 continue;
             }
             let (next, progress) = self.ingest(attempt, dir, source).await?;
@@ -313,8 +425,50 @@ impl Owner {
             version: None,
             cwd: self.shared.with_doc(|doc| doc.run.cwd.clone()),
         };
-        self.apply(Command::ProcessStarted(event), Urgency::Ordinary).await
+        self.apply(Command::ProcessStarted(event), Urgency::Reserve).await
     }
+}
+
+/// How long a step of a stop ladder waits.
+const fn step_ms(step: &supervise::StopStep) -> u64 {
+    match step {
+        supervise::StopStep::Signal { wait_ms, .. } | supervise::StopStep::Write { wait_ms, .. } => *wait_ms,
+    }
+}
+
+/// Kills the process that is the shim of this directory: its command line names the directory, so that a number that
+/// now belongs to somebody else is left alone.
+fn kill_shim(pid: i32, dir: &Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let Some(pid) = rustix::process::Pid::from_raw(pid) else { return Ok(()) };
+    let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
+    let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
+    let dir = std::fs::canonicalize(dir)?;
+    if command.split(|b| *b == 0).any(|word| word == dir.as_os_str().as_bytes()) {
+        rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL)?;
+    }
+    Ok(())
+}
+
+/// The system's own error inside an attempt's.
+fn io_error(error: AttemptError) -> io::Error {
+    match error {
+        AttemptError::Io { path, source } => {
+            let text = format!("{}: {source}", path.display());
+            match source.raw_os_error() {
+                Some(number) if passes(&source) => io::Error::from_raw_os_error(number),
+                _ => io::Error::new(source.kind(), text),
+            }
+        }
+        error @ AttemptError::Garbled { .. } => io::Error::other(error),
+    }
+}
+
+/// Whether an error is one that time may heal: no room, no memory, no descriptors.
+fn passes(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let healing = [Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+    error.raw_os_error().is_some_and(|number| healing.iter().any(|errno| errno.raw_os_error() == number))
 }
 
 /// The launched shim, reaped when it is gone. Letting go of it does not end it.
@@ -336,6 +490,12 @@ impl Reaper {
                 false
             }
             None => false,
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
         }
     }
 

@@ -58,7 +58,11 @@ impl Owner {
             Ok(_) => {}
             Err(error @ (CommitError::Full | CommitError::Busy)) => return Err(Refused::Later(error)),
             Err(CommitError::Closed) if self.engine.is_draining() => return Err(Refused::LetGo(LetGo::Draining)),
-            Err(error) => return Err(Refused::LetGo(LetGo::Lost(error.to_string()))),
+            Err(error @ CommitError::Fenced { .. }) => {
+                return Err(Refused::LetGo(LetGo::Fenced(error.to_string())));
+            }
+            Err(error @ CommitError::Invalid(_)) => return Err(Refused::LetGo(LetGo::Poison(error.to_string()))),
+            Err(error) => return Err(Refused::LetGo(LetGo::Trouble(error.to_string()))),
         }
         metrics::counter!("longhaul_events_committed_total").increment(decoded.len() as u64);
         self.tail = seq;
@@ -106,12 +110,13 @@ impl Owner {
         }
     }
 
-    /// Says what is waited for and waits a little.
+    /// Says what is waited for and waits a little, answering questions meanwhile: a cancel has its reserve.
     pub(super) async fn pause(&mut self, error: &CommitError) -> Result<(), LetGo> {
         self.shared.set_blocked(Some(format!("the store: {error}")), self.now_ms());
         let draining = self.engine.inner.draining.clone();
         tokio::select! {
             () = tokio::time::sleep(RETRY) => Ok(()),
+            Some(message) = self.inbox.recv() => self.answer(message).await,
             () = draining.cancelled() => Err(LetGo::Draining),
         }
     }

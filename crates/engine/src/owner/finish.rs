@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use longhaul_model::event::{EventData, ResourceUse, Warning};
-use longhaul_model::run::{Command, ExecError, Exit, ExitHow, Stop, decide};
+use longhaul_model::run::{Command, ExecError, Exit, ExitHow, RunState, Stop, decide};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
 use longhaul_supervise::{self as supervise, AttemptDir, How, SpoolLengths, kill_marked};
 
+use super::commit::Refused;
 use super::ingest::Source;
 use super::{Events, LetGo, Owner};
 use crate::recovery::Fate;
@@ -19,10 +20,11 @@ use crate::recovery::Fate;
 const LOST_KILL: Duration = Duration::from_secs(5);
 
 impl Owner {
-    /// Ends an attempt whose directory was never made.
-    pub(super) async fn finish_unmade(&mut self) -> Result<(), LetGo> {
-        let exit = Exit {
-            how: ExitHow::NeverStarted { error: None },
+    /// Ends an attempt whose directory is not there: never made, or made and taken away.
+    pub(super) async fn finish_unmade(&mut self, attempt: AttemptNo) -> Result<(), LetGo> {
+        let never = !self.is_running();
+        let mut exit = Exit {
+            how: if never { ExitHow::NeverStarted { error: None } } else { ExitHow::Lost },
             stop: Stop::None,
             rusage: None,
             killed_descendants: 0,
@@ -33,6 +35,9 @@ impl Owner {
             stderr_tail: None,
             spool_error: None,
         };
+        if !never {
+            self.kill_lost(attempt, &mut exit).await;
+        }
         self.end(vec![], None, exit).await
     }
 
@@ -55,7 +60,10 @@ impl Owner {
         }
         let mut last: Events = vec![];
         let mut cursor = None;
-        if self.is_running() {
+        if let Some(why) = self.poison.clone() {
+            exit.stop = Stop::SpoolError;
+            exit.spool_error = Some(why);
+        } else if self.is_running() {
             let ended = SpoolLengths::from(&record);
             let ended = if record.how == How::Lost { lengths(dir).unwrap_or(ended) } else { ended };
             (exit.stdout_bytes, exit.stderr_bytes) = (ended.stdout, ended.stderr);
@@ -64,7 +72,8 @@ impl Owner {
                 source = next;
                 let Some(piece) = piece else { break };
                 if piece.more {
-                    self.commit_patiently(piece.events, Some(piece.cursor), vec![], Urgency::Reserve).await?;
+                    // The reserve is for the end itself, not for what is still to be read.
+                    self.commit_patiently(piece.events, Some(piece.cursor), vec![], Urgency::Ordinary).await?;
                 } else {
                     last = piece.events;
                     cursor = Some(piece.cursor);
@@ -86,17 +95,21 @@ impl Owner {
     /// Commits the last events, the exit and, unless another attempt follows, the end: all at once.
     async fn end(&mut self, last: Events, cursor: Option<crate::cursor::Cursor>, exit: Exit) -> Result<(), LetGo> {
         let lost = exit.how == ExitHow::Lost;
-        let mut state = self.state.clone();
-        let mut events: Events = last;
-        for event in &events {
-            state = state.evolve(event);
-        }
-        match decide(&state, Command::Exit(Box::new(exit)), &self.ctx()) {
-            Ok(ending) => events.extend(ending),
-            Err(rejection) => return Err(LetGo::Lost(rejection.to_string())),
-        }
-        let over = events.last().is_some_and(EventData::is_terminal);
-        self.commit_patiently(events, cursor, vec![], Urgency::Reserve).await?;
+        let over = loop {
+            // Decided anew after each wait for room: a cancel may have come meanwhile.
+            let mut events: Events = last.clone();
+            let state = events.iter().fold(self.state.clone(), RunState::evolve);
+            match decide(&state, Command::Exit(Box::new(exit.clone())), &self.ctx()) {
+                Ok(ending) => events.extend(ending),
+                Err(rejection) => return Err(LetGo::Fenced(rejection.to_string())),
+            }
+            let over = events.last().is_some_and(EventData::is_terminal);
+            match self.commit(events, cursor.clone(), vec![], Urgency::Reserve).await {
+                Ok(()) => break over,
+                Err(Refused::LetGo(error)) => return Err(error),
+                Err(Refused::Later(error)) => self.pause(&error).await?,
+            }
+        };
         self.account(match (over, lost) {
             (true, true) => Fate::Failed,
             (true, false) => Fate::Finished,

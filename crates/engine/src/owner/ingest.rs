@@ -28,6 +28,8 @@ const BATCHES: usize = 4;
 struct Open {
     follower: Follower,
     parser: Box<dyn Parser>,
+    /// To be said with the next events.
+    warning: Option<Warning>,
 }
 
 /// A spool that is being read, or is to be opened at the committed cursor.
@@ -74,7 +76,7 @@ impl Owner {
                 self.shared.last_output_ms.store(self.now_ms(), std::sync::atomic::Ordering::Relaxed);
                 let events = match decide(&self.state, Command::Observe(piece.events), &self.ctx()) {
                     Ok(events) => events,
-                    Err(rejection) => return Err(LetGo::Lost(rejection.to_string())),
+                    Err(rejection) => return Err(LetGo::Fenced(rejection.to_string())),
                 };
                 match self.commit(events, Some(piece.cursor), vec![], Urgency::Ordinary).await {
                     Ok(()) => self.shared.set_blocked(None, 0),
@@ -106,7 +108,7 @@ impl Owner {
             None => match self.open(attempt, dir) {
                 Ok(open) => open,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Source(None), None)),
-                Err(error) => return Err(LetGo::Lost(format!("the spool cannot be read: {error}"))),
+                Err(error) => return Err(LetGo::Trouble(format!("the spool cannot be read: {error}"))),
             },
         };
         let read = tokio::task::spawn_blocking(move || {
@@ -116,12 +118,15 @@ impl Owner {
         .await;
         let (mut open, batch) = match read {
             Ok((open, Ok(batch))) => (open, batch),
-            Ok((_, Err(error))) => return Err(LetGo::Lost(format!("the spool cannot be read: {error}"))),
-            Err(error) => return Err(LetGo::Lost(error.to_string())),
+            Ok((_, Err(error))) => return Err(LetGo::Trouble(format!("the spool cannot be read: {error}"))),
+            Err(error) => return Err(LetGo::Trouble(error.to_string())),
         };
         let more = batch.more;
         let mut events = Vec::with_capacity(batch.lines.len());
         missing(&batch, &mut events);
+        if !batch.lines.is_empty() {
+            events.extend(open.warning.take().map(EventData::from));
+        }
         let after = batch.lines.last().map_or_else(|| open.follower.cursor(), |line| line.after);
         for line in &batch.lines {
             let stream = match line.stream {
@@ -144,23 +149,27 @@ impl Owner {
         let unknown = || io::Error::new(io::ErrorKind::Unsupported, format!("no harness is called {name:?}"));
         let harness = longhaul_harness::find(&name).ok_or_else(unknown)?;
         let saved = self.cursor.as_ref().filter(|cursor| cursor.attempt == attempt);
-        let parser = harness.parser(saved.map(|c| c.state.as_bytes())).map_err(io::Error::other)?;
-        if let Some(saved) = saved
-            && (saved.parser != parser.id() || saved.parser_version != parser.version())
-        {
-            let text = format!(
-                "the run was read by parser {} {}, this program has {} {}",
-                saved.parser,
-                saved.parser_version,
-                parser.id(),
-                parser.version()
-            );
-            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
-        }
+        let fresh = harness.parser(None).map_err(io::Error::other)?;
+        let known = |c: &&Cursor| c.parser == fresh.id() && c.parser_version == fresh.version();
+        let (parser, warning) = match saved {
+            None => (fresh, None),
+            Some(saved) if known(&saved) => {
+                (harness.parser(Some(saved.state.as_bytes())).map_err(io::Error::other)?, None)
+            }
+            // The run goes on with what this program has; what the old parser held of unfinished messages is gone.
+            Some(saved) => {
+                let (id, version) = (fresh.id(), fresh.version());
+                let message = format!(
+                    "the output was read by parser {} {} up to here and is read by {id} {version} from here on",
+                    saved.parser, saved.parser_version
+                );
+                (fresh, Some(Warning { code: "parser_changed".to_owned(), message }))
+            }
+        };
         let spool = saved.map_or_else(SpoolCursor::default, |c| c.spool);
         let part_bytes_max = harness.line_bytes_max().max(limits::LINE_PART_BYTES_MAX);
         let follower = Follower::open(dir, spool, LineLimits { part_bytes_max })?;
-        Ok(Open { follower, parser })
+        Ok(Open { follower, parser, warning })
     }
 
     /// Whether the agent's process is known to the log.

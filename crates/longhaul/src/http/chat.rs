@@ -137,11 +137,11 @@ async fn stream_of(app: &App, asked: &Asked, cursor: Seq, include_usage: bool) -
     let tail = store.watch(view.stream).await?;
     let probe = ReadLimit { events_max: 1, bytes_max: 1 };
     let first = store.read(view.stream, cursor, probe).await?;
-    if cursor > Seq::ZERO && first.events.is_empty() && view.doc.run.status.is_terminal() {
+    if first.events.is_empty() && sse::is_over_at(app, view.stream, cursor).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     // Counted in only now: whoever was refused never was a reader, and its leaving means nothing.
-    let guard = app.engine.reader(key);
+    let guard = app.engine.reader(key).await;
     let mut encoder = Encoder::new(include_usage);
     let mut at = Seq::ZERO;
     // What the client has is folded in silence, so that the rest is what it would have been.
@@ -183,10 +183,22 @@ fn delivered(app: &App, asked: &Asked) -> Option<Box<dyn FnOnce() + Send>> {
     }))
 }
 
+/// Tells that an answer was given when the connection lets go of it: with a length known in advance it does not ask for
+/// what comes after.
+struct Given(Option<Box<dyn FnOnce() + Send>>);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        if let Some(delivered) = self.0.take() {
+            delivered();
+        }
+    }
+}
+
 /// The whole answer, once there is one.
 async fn whole(app: &App, asked: &Asked) -> Result<Response, Failure> {
     let key = &asked.key;
-    let _guard = app.engine.reader(key);
+    let _guard = app.engine.reader(key).await;
     loop {
         tokio::select! {
             ended = app.engine.wait_end(key, Duration::from_secs(3600)) => if ended { break },
@@ -204,20 +216,14 @@ async fn whole(app: &App, asked: &Asked) -> Result<Response, Failure> {
     if !run.status.is_terminal() {
         return Err(Failure::new(ErrorCode::Draining, "the server is stopping and the run goes on; ask again"));
     }
-    let Some(delivered) = delivered(app, asked) else { return Ok(Json(chat::completion(run)).into_response()) };
-    // The answer counts as delivered once the connection has asked for what comes after it.
+    let Some(mut delivered) = delivered(app, asked).map(Some) else {
+        return Ok(Json(chat::completion(run)).into_response());
+    };
     let bytes = Bytes::from(chat::completion(run).to_string());
     let length = HeaderValue::from(bytes.len());
-    let parts = stream::unfold((Some(bytes), Some(delivered)), |(bytes, delivered)| async move {
-        match bytes {
-            Some(bytes) => Some((Ok::<_, std::convert::Infallible>(bytes), (None, delivered))),
-            None => {
-                if let Some(delivered) = delivered {
-                    delivered();
-                }
-                None
-            }
-        }
+    let parts = stream::unfold((Some(bytes), Given(None)), move |(bytes, _)| {
+        let given = delivered.take();
+        async move { Some((Ok::<_, std::convert::Infallible>(bytes?), (None, Given(given)))) }
     });
     let mut response = Body::from_stream(parts).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

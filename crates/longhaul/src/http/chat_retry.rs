@@ -4,6 +4,9 @@
 //! started without an id leaves a record until its answer was given to the end; a retry numbered N takes the oldest such
 //! run of the same caller and digest that no retry numbered N or higher has taken. So two wanted requests are never
 //! merged, and a chain of retries keeps to its run.
+//!
+//! Given is not received: what the kernel took may be lost on the way, and the SDK asks again a moment later. So the
+//! record outlives the answer by [`limits::CHAT_RETRY_GRACE`]; until then the run is the last that a retry takes.
 
 use longhaul_model::{ProjectId, RunId, RunKey, Timestamp, limits};
 use longhaul_store::{Commit, RecordKey, RecordWrite};
@@ -44,12 +47,18 @@ fn record_key(key: &RunKey, caller: &str, digest: &str) -> RecordKey {
     RecordKey::new(KIND, format!("{}{}", prefix(&key.project, caller, digest), key.run))
 }
 
-/// Forgets a run whose answer was given to the end.
+/// Forgets a run whose answer was given to the end, once nobody can ask for it again.
 pub(super) async fn delivered(app: App, key: RunKey, caller: String, digest: String) {
+    app.chat_retries.lock().await.insert(key.clone());
+    tokio::select! {
+        () = tokio::time::sleep(limits::CHAT_RETRY_GRACE) => {}
+        () = app.draining.cancelled() => {}
+    }
     let write = RecordWrite { key: record_key(&key, &caller, &digest), value: None, only_new: false };
     if let Err(error) = app.engine.store().commit(Commit { records: vec![write], ..Commit::default() }).await {
         tracing::warn!(run = %key, %error, "could not note that an answer was delivered");
     }
+    app.chat_retries.lock().await.remove(&key);
 }
 
 /// The run that retry number `retry` repeats.
@@ -60,17 +69,18 @@ pub(super) async fn find(
     digest: &str,
     retry: u32,
 ) -> Result<Option<RunId>, Failure> {
-    let _one_at_a_time = app.chat_retries.lock().await;
+    let given = app.chat_retries.lock().await;
     let store = app.engine.store();
     let now = app.engine.now();
     let mut writes = Vec::new();
     let mut found: Option<Undelivered> = None;
+    let order = |record: &Undelivered| (given.contains(&record.run), record.at);
     for (key, value) in store.records(KIND, &prefix(project, caller, digest), LOOK).await? {
         let Ok(record) = serde_json::from_slice::<Undelivered>(&value) else { continue };
         let age = now.unix_ms().saturating_sub(record.at.unix_ms());
         if age > limits::CHAT_RETRY_WINDOW.as_millis() as i64 {
             writes.push(RecordWrite { key, value: None, only_new: false });
-        } else if record.taken < retry && found.as_ref().is_none_or(|f| record.at < f.at) {
+        } else if record.taken < retry && found.as_ref().is_none_or(|f| order(&record) < order(f)) {
             found = Some(record);
         }
     }

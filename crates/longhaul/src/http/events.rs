@@ -54,11 +54,11 @@ pub(super) async fn events(
     }
     let tail = store.watch(view.stream).await?;
     let first = store.read(view.stream, cursor, ReadLimit { events_max: 1, bytes_max: 1 }).await?;
-    if first.events.is_empty() && view.doc.run.status.is_terminal() {
+    if first.events.is_empty() && sse::is_over_at(&app, view.stream, cursor).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     // Counted in only now: whoever was refused never was a reader, and its leaving means nothing.
-    let guard = app.engine.reader(&key);
+    let guard = app.engine.reader(&key).await;
     let opening = sse::hello(first.earliest, first.tail, view.doc.run.status.as_str());
     let reader = Reader {
         app: app.clone(),

@@ -37,6 +37,10 @@ impl IntoResponse for Failure {
         if let Some(seconds) = self.0.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        if self.0.code == ErrorCode::Unauthorized {
+            // RFC 9110 section 11.6.1: a 401 names the scheme.
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if !self.0.code.may_retry() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }

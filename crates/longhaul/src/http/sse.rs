@@ -62,6 +62,14 @@ pub(super) fn is_terminal(wire: &[u8]) -> bool {
     matches!(event::peek_type(wire), Some("run.completed" | "run.failed" | "run.cancelled"))
 }
 
+/// Whether the event at the cursor is the run's last. The log says so, not the status: a reader may be quicker than the
+/// status is.
+pub(super) async fn is_over_at(app: &App, stream: StreamId, cursor: Seq) -> Result<bool, StoreError> {
+    let Some(before) = cursor.get().checked_sub(1).map(Seq::new) else { return Ok(false) };
+    let page = app.engine.store().read(stream, before, ReadLimit { events_max: 1, bytes_max: 1 }).await?;
+    Ok(page.events.first().is_some_and(|event| is_terminal(&event.wire)))
+}
+
 impl Reader {
     /// The next bytes to send; `None` at the end.
     async fn next(&mut self) -> Option<String> {
@@ -105,7 +113,11 @@ impl Reader {
                 }
                 Shape::Chat { encoder, .. } => match Event::decode(&stored.wire) {
                     Ok(event) => out.push_str(&encoder.push(&event)),
-                    Err(error) => tracing::error!(%error, seq = %stored.seq, "a stored event does not decode"),
+                    Err(error) => {
+                        let place = format!("event {}", stored.seq);
+                        out.push_str(&self.trouble(&StoreError::Corrupt { place, what: error.to_string() }));
+                        return out;
+                    }
                 },
             }
             self.cursor = stored.seq;

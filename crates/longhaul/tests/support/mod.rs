@@ -311,6 +311,7 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         "claude" => root.join("node_modules/@anthropic-ai/claude-code-linux-x64/claude"),
         "python" => root.join("venv/bin/python"),
         "node-openai" => root.join("node_modules/openai"),
+        "playwright" => root.join("node_modules/playwright-core"),
         "chromium" => PathBuf::from("/usr/bin/chromium"),
         other => panic!("no tool is called {other}"),
     };

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 pub struct Proxy {
     pub address: String,
     cut: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
     task: JoinHandle<()>,
 }
 
@@ -20,15 +21,22 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (cut, target) = (Arc::new(AtomicUsize::new(0)), target.to_owned());
-        let counter = Arc::clone(&cut);
+        let (counter, connections) = (Arc::clone(&cut), Arc::new(AtomicUsize::new(0)));
+        let accepted = Arc::clone(&connections);
         let task = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::SeqCst);
                 let server = TcpStream::connect(&target).await.unwrap();
                 tokio::spawn(pass(client, server, Arc::clone(&counter), count, bytes));
             }
         });
-        Self { address, cut, task }
+        Self { address, cut, connections, task }
+    }
+
+    /// Connections that were made.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
     }
 
     /// Connections that were cut.

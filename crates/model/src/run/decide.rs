@@ -104,6 +104,7 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
             }
             .into();
             let again = matches!(exit.how, ExitHow::NeverStarted { error: None })
+                && matches!(state.phase, Phase::Starting { .. })
                 && state.cancel.is_none()
                 && state.never_started + 1 < limits::NEVER_STARTED_MAX
                 && state.totals.attempts < limits::ATTEMPTS_MAX;

@@ -99,7 +99,8 @@ fn text_of(result: &Value) -> String {
             parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
         }
         Value::Object(map) => {
-            let known = ["content", "output", "aggregated_output", "text", "stdout"].iter().find_map(|key| map.get(*key));
+            let known =
+                ["content", "output", "aggregated_output", "text", "stdout"].iter().find_map(|key| map.get(*key));
             match known {
                 Some(inner @ (Value::String(_) | Value::Array(_))) => {
                     let mut text = text_of(inner);

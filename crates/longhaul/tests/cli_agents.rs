@@ -1,0 +1,333 @@
+//! The real agent programs, through the real server: what they say becomes the right events, success is their own word,
+//! a cancel reaches their tools.
+
+mod support;
+
+use std::collections::HashMap;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::{Value, json};
+
+use support::model_server::{Agent, ModelServer};
+use support::proc::start_time;
+use support::{Server, assert_log, assert_no_process, until};
+
+/// A prompt that a careless command line would take for an option.
+const PROMPT: &str = "--version\nsay \"it\" in ünïcode, $HOME `id`\n\n-- ";
+
+/// Each id by the order in which it was first seen, so that logs of two runs can be compared.
+#[derive(Default)]
+struct Names(HashMap<String, String>);
+
+impl Names {
+    fn mask(&mut self, value: &mut Value, kind: &str) {
+        if let Some(text) = value.as_str() {
+            let next = format!("{kind}{}", self.0.len() + 1);
+            *value = json!(self.0.entry(text.to_owned()).or_insert(next));
+        }
+    }
+}
+
+/// What the agent said: everything between the start of its process and its exit, without ids of chance.
+fn said(events: &[Value]) -> Vec<Value> {
+    let mut names = Names::default();
+    let begin = events.iter().position(|e| e["type"] == "run.started").unwrap() + 1;
+    let end = events.iter().position(|e| e["type"] == "process.exited").unwrap();
+    let mask = |event: &Value| {
+        let mut data = event["data"].clone();
+        for (name, kind) in [("message_id", "m"), ("call_id", "c"), ("source_session_id", "s")] {
+            if let Some(id) = data.get_mut(name) {
+                names.mask(id, kind);
+            }
+        }
+        json!([event["type"], data])
+    };
+    events[begin..end].iter().map(mask).collect()
+}
+
+struct Stage {
+    server: Server,
+    model: ModelServer,
+}
+
+impl Stage {
+    async fn new() -> Self {
+        Self { server: Server::start().await, model: ModelServer::start() }
+    }
+
+    /// Starts a run whose model says `turns`; whether the program is there.
+    async fn start(&self, agent: Agent, id: &str, turns: &Value) -> bool {
+        let url = self.model.script(id, turns).await;
+        let Some(body) = agent.request(id, self.server.dir.path(), &url, PROMPT) else { return false };
+        let (status, answer) = self.server.post("/v1/runs", &body).await;
+        assert_eq!(status, 201, "{answer}");
+        true
+    }
+
+    /// Runs it to its end: its snapshot and its log.
+    async fn run(&self, agent: Agent, id: &str, turns: &Value) -> Option<(Value, Vec<Value>)> {
+        if !self.start(agent, id, turns).await {
+            return None;
+        }
+        let run = self.server.end(id).await;
+        let events = self.server.events(id).await;
+        assert_log(&events);
+        assert_no_process(&self.server.data()).await;
+        Some((run, events))
+    }
+}
+
+/// What Codex says first, because it does not know the scripted model.
+fn codex_opening() -> [Value; 2] {
+    let text = "Model metadata for `scripted` not found. Defaulting to fallback metadata; this can degrade performance \
+                and cause issues.";
+    [json!(["session.bound", { "source_session_id": "s1" }]), json!(["warning", { "code": "source", "message": text }])]
+}
+
+fn assert_completed(run: &Value, text: &str) {
+    let told = [&run["status"], &run["reason"], &run["output_text"], &run["error"], &run["unknown_lines"]];
+    assert_eq!(told, [&json!("completed"), &json!("verdict"), &json!(text), &Value::Null, &json!(0)], "{run}");
+    assert!(run["source_session_id"].is_string(), "{run}");
+}
+
+fn text_turns() -> Value {
+    let usage = json!({ "input": 1000, "output": 50, "cached": 400, "reasoning": 10 });
+    json!([{ "reasoning": "Let me think.", "text": ["Hel", "lo ", "wörld"], "usage": usage }])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_gives_text_reasoning_usage_and_cost() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Claude, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    let usage = json!({
+        "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "cache_write_tokens": 0, "reasoning_tokens": 0
+    });
+    let cost = json!({ "usd": 0.00348, "provenance": "estimate" });
+    assert_eq!((&run["usage"], &run["cost"]), (&usage, &cost));
+    let mut reported = usage;
+    reported.as_object_mut().unwrap().extend(
+        json!({ "scope": "run", "cost": cost, "cost_scope": "session", "model": "claude-opus-5-5" })
+            .as_object()
+            .unwrap()
+            .clone(),
+    );
+    let delta = |text: &str| json!(["message.delta", { "message_id": "m3", "text": text }]);
+    let want = [
+        json!(["session.bound", { "source_session_id": "s1" }]),
+        json!(["reasoning.delta", { "message_id": "m2", "text": "Let me think." }]),
+        delta("Hel"),
+        delta("lo "),
+        delta("wörld"),
+        json!(["message.completed", { "message_id": "m3", "text": "Hello wörld" }]),
+        json!(["usage.reported", reported]),
+        json!(["verdict.reported", { "success": true }]),
+    ];
+    assert_eq!(said(&events), want);
+    let asked = stage.model.bodies("text").await;
+    assert!(asked[0]["body"]["messages"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_gives_text_reasoning_and_usage() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Codex, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    let usage = json!({
+        "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "cache_write_tokens": 0, "reasoning_tokens": 10
+    });
+    assert_eq!((&run["usage"], &run["cost"]), (&usage, &Value::Null), "a cost that is unknown stays unknown");
+    let mut reported = usage;
+    reported["scope"] = json!("session");
+    let want = [
+        &codex_opening()[..],
+        &[
+            json!(["reasoning.delta", { "message_id": "m2", "text": "Let me think." }]),
+            json!(["message.completed", { "message_id": "m3", "text": "Hello wörld" }]),
+            json!(["usage.reported", reported]),
+            json!(["verdict.reported", { "success": true }]),
+        ],
+    ]
+    .concat();
+    assert_eq!(said(&events), want);
+    let asked = stage.model.bodies("text").await;
+    assert!(asked[0]["body"]["input"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
+/// The agent's calls and what came of them.
+fn tools(events: &[Value]) -> Vec<Value> {
+    said(events).into_iter().filter(|event| event[0].as_str().unwrap().starts_with("tool.")).collect()
+}
+
+const TOOL: &str = "echo hi-from-tool; echo err >&2; exit 3";
+
+fn tool_turns(agent: Agent) -> Value {
+    json!([{ "text": "I run it.", "tools": [agent.shell(TOOL)] }, { "text": "Done." }])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Claude, "tool", &tool_turns(Agent::Claude)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": TOOL, "description": "run a command" });
+    let want = [
+        json!(["tool.called", { "call_id": "c3", "name": "Bash", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c3", "result": "Exit code 3\nhi-from-tool\nerr", "is_error": true }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Codex, "tool", &tool_turns(Agent::Codex)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": format!("/bin/bash -lc '{TOOL}'") });
+    let result = json!({ "aggregated_output": "hi-from-tool\nerr\n", "exit_code": 3, "status": "failed" });
+    let want = [
+        json!(["tool.called", { "call_id": "c3", "name": "command_execution", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c3", "result": result, "is_error": true }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
+/// A provider's error is a failure with the program's own words, whatever its exit status.
+async fn a_provider_fails(agent: Agent, messages: [&str; 2]) {
+    let stage = Stage::new().await;
+    for ((status, text), message) in
+        [(500, "the provider broke"), (400, "your request is bad")].into_iter().zip(messages)
+    {
+        let id = format!("e{status}");
+        let turns = json!([{ "error": status, "message": text }]);
+        let Some((run, events)) = stage.run(agent, &id, &turns).await else { return };
+        let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"]];
+        assert_eq!(told, [&json!("failed"), &json!("upstream"), &json!(""), &json!({ "code": 1 })], "{run}");
+        let said_message = run["error"]["message"].as_str().unwrap();
+        assert!(said_message.starts_with(message), "{said_message}");
+        let said = said(&events);
+        let verdict = json!({ "success": false, "error": { "code": "upstream", "message": said_message } });
+        assert_eq!(said.last(), Some(&json!(["verdict.reported", verdict])));
+        assert!(said.contains(&json!(["warning", { "code": "upstream", "message": said_message }])));
+        let retried = said.iter().any(|event| event[1]["code"] == "retry");
+        assert_eq!(retried, status == 500, "the program's retries are told: {said:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_tells_of_a_providers_error() {
+    a_provider_fails(Agent::Claude, ["API Error: 500 the provider broke", "API Error: 400 your request is bad"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_tells_of_a_providers_error() {
+    let bad = r#"{"error":{"message":"your request is bad","type":"invalid_request_error","code":null}}"#;
+    a_provider_fails(Agent::Codex, ["We’re currently experiencing high demand", bad]).await;
+}
+
+/// A cancel in a tool call reaches the tool, which has left the agent's process group and session.
+async fn a_cancel_reaches_the_tool(agent: Agent, exit: Value) {
+    let stage = Stage::new().await;
+    let marker = stage.server.dir.path().join("marker");
+    let tool = format!("echo $$ > {}; sleep 1000; echo woke", marker.display());
+    let turns = json!([{ "text": "I sleep.", "tools": [agent.shell(&tool)] }, { "text": "never said" }]);
+    if !stage.start(agent, "cancel", &turns).await {
+        return;
+    }
+    let server = &stage.server;
+    let tool: i32 = until("the tool to run", async || std::fs::read_to_string(&marker).ok()?.trim().parse().ok()).await;
+    until("the call to be told", async || (server.run("cancel").await["tool_calls"] == 1).then_some(())).await;
+    assert!(start_time(tool).is_some());
+    let (status, answer) = server.post("/v1/runs/cancel/cancel?wait_ms=30000", &json!({ "reason": "enough" })).await;
+    assert_eq!((status, &answer["terminal"], &answer["requested"]), (200, &json!(true), &json!(true)), "{answer}");
+    assert_eq!(start_time(tool), None, "when the cancel is proven the tool is gone");
+    let run = server.run("cancel").await;
+    let told = [&run["status"], &run["reason"], &run["exit"], &run["error"], &run["output_text"]];
+    assert_eq!(told, [&json!("cancelled"), &json!("api"), &exit, &Value::Null, &json!("I sleep.")], "{run}");
+    let events = server.events("cancel").await;
+    assert_log(&events);
+    let exited = events.iter().find(|e| e["type"] == "process.exited").unwrap();
+    assert_eq!((&exited["data"]["stop"], exited["data"].get("unkilled")), (&json!("cancel"), None));
+    assert_eq!(stage.model.requests("cancel").await.len(), 1, "the model is not asked again");
+    assert_no_process(&server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_claudes_tool() {
+    a_cancel_reaches_the_tool(Agent::Claude, json!({ "code": 0 })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_codexs_tool() {
+    a_cancel_reaches_the_tool(Agent::Codex, json!({ "code": 1 })).await;
+}
+
+/// A program that calls itself codex and says things that no codex has said yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lines_that_are_not_known_are_kept_and_counted() {
+    let server = Server::start().await;
+    let bin = server.dir.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = r#"#!/bin/sh
+cat > prompt
+echo '{"type":"thread.started","thread_id":"t-1"}'
+echo '{"type":"thread.dreamed","of":"sheep"}'
+echo 'not JSON at all'
+echo 'a note' >&2
+echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"hi"}}'
+echo '{"type":"turn.completed","usage":{"input_tokens":5,"cached_input_tokens":0,"output_tokens":1}}'
+printf '{"type":"torn'
+"#;
+    std::fs::write(bin.join("codex"), script).unwrap();
+    std::fs::set_permissions(bin.join("codex"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let env = json!({ "PATH": format!("{}:/usr/bin:/bin", bin.display()) });
+    let body = json!({ "run_id": "odd", "harness": "codex", "prompt": PROMPT, "env": env });
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    let run = server.end("odd").await;
+    assert_eq!(
+        (&run["status"], &run["output_text"], &run["unknown_lines"]),
+        (&json!("completed"), &json!("hi"), &json!(3))
+    );
+    let events = server.events("odd").await;
+    assert_log(&events);
+    let kept: Vec<Value> = said(&events).into_iter().filter(|event| event[0] == "output.line").collect();
+    let line =
+        |stream: &str, text: &str, eol: bool| json!(["output.line", { "stream": stream, "text": text, "eol": eol }]);
+    let out: Vec<&Value> = kept.iter().filter(|event| event[1]["stream"] == "stdout").collect();
+    let want = [
+        line("stdout", r#"{"type":"thread.dreamed","of":"sheep"}"#, true),
+        line("stdout", "not JSON at all", true),
+        line("stdout", r#"{"type":"torn"#, false),
+    ];
+    assert_eq!(out, want.iter().collect::<Vec<_>>());
+    assert_eq!(kept.len(), 4);
+    assert!(kept.contains(&line("stderr", "a note", true)));
+    let cwd = run["cwd"].as_str().unwrap();
+    assert_eq!(std::fs::read_to_string(format!("{cwd}/prompt")).unwrap(), PROMPT, "the prompt arrives byte for byte");
+    assert_no_process(&server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_is_not_there_is_named_with_its_remedy() {
+    let server = Server::start().await;
+    for (harness, install) in [
+        ("claude", "npm install -g @anthropic-ai/claude-code@2.1.329"),
+        ("codex", "npm install -g @openai/codex@0.169.0"),
+    ] {
+        let body = json!({ "run_id": "absent", "harness": harness, "prompt": "hi", "env": { "PATH": "/nonexistent" } });
+        let (status, answer) = server.post("/v1/runs", &body).await;
+        let error = &answer["error"];
+        let told = [&error["code"], &error["harness"], &error["install"], &error["dispatch"]];
+        assert_eq!(
+            (status, told),
+            (503, [&json!("harness_missing"), &json!(harness), &json!(install), &json!("not_started")])
+        );
+        assert!(error["message"].as_str().unwrap().ends_with(install), "{answer}");
+        assert_eq!(server.get("/v1/runs/absent").await.0, 404, "nothing is stored for a refused request");
+    }
+    for kind in ["runs", "work"] {
+        assert_eq!(std::fs::read_dir(server.data().join(kind)).unwrap().count(), 0);
+    }
+}
