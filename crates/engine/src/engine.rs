@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::doc::Doc;
 use crate::owner::Owner;
-use crate::places::Places;
+use crate::places::{Place, Places};
 use crate::recovery::{Counters, Report};
 use crate::view::{Live, Shared, View};
 

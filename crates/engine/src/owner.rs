@@ -321,10 +321,7 @@ impl Owner {
     /// Answers a question; the caller acts on a cancel by looking at the state.
     async fn answer(&mut self, message: Message) -> Result<(), LetGo> {
         let Message::Cancel { intent, records, reply } = message;
-        let events = match decide(&self.state, Command::RequestCancel(intent), &self.ctx()) {
-            Ok(events) => events,
-            Err(_) => vec![],
-        };
+        let events = decide(&self.state, Command::RequestCancel(intent), &self.ctx()).unwrap_or_default();
         let requested = !events.is_empty();
         if !requested {
             // The answer to a named operation is kept even where there was nothing to do.
@@ -411,7 +408,11 @@ impl Broken {
 
 /// What a panic said.
 fn said(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic.downcast_ref::<String>().map_or_else(|| panic.downcast_ref::<&str>().copied().unwrap_or("no words"), |s| s)
+    match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text,
+        (None, None) => "no words",
+    }
 }
 
 /// An error with its causes, for a log line.

@@ -63,6 +63,7 @@ mod permissions {
     use longhaul_harness::Permissions;
     use serde::{Deserialize as _, Deserializer, Serializer};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
     pub(super) fn serialize<S: Serializer>(value: &Permissions, ser: S) -> Result<S::Ok, S::Error> {
         ser.serialize_str(value.as_str())
     }

@@ -159,7 +159,7 @@ fn tools(events: &[Value]) -> Vec<Value> {
     said(events).into_iter().filter(|event| event[0].as_str().unwrap().starts_with("tool.")).collect()
 }
 
-const TOOL: &str = "echo hi-from-tool; echo err >&2; exit 3";
+const TOOL: &str = "exec 2>&1; echo hi-from-tool; echo err >&2; exit 3";
 
 fn tool_turns(agent: Agent) -> Value {
     json!([{ "text": "I run it.", "tools": [agent.shell(TOOL)] }, { "text": "Done." }])

@@ -279,9 +279,11 @@ impl Owner {
     /// Ends a shim that was told to stop and did not end in time: stopped, hung, or deaf. Its agent dies with it, and
     /// the end is told as what it is: lost.
     async fn enforce(&mut self, dir: &AttemptDir) {
+        let Some(elapsed) = self.stop_begun.map(|since| since.elapsed()).filter(|elapsed| *elapsed > STOP_MAX) else {
+            return;
+        };
         let ladder: u64 = dir.read_spec().ok().flatten().map_or(0, |spec| spec.stop.iter().map(step_ms).sum());
-        let at_most = Duration::from_millis(ladder) + STOP_MAX;
-        if !self.stop_begun.is_some_and(|since| since.elapsed() > at_most) {
+        if elapsed <= STOP_MAX + Duration::from_millis(ladder) {
             return;
         }
         let Some(started) = dir.read_started().ok().flatten() else { return };
@@ -361,9 +363,7 @@ impl Owner {
                     return Ok(source);
                 }
             }
-            if self.stop_begun.is_some() {
-                self.enforce(dir).await;
-            }
+            self.enforce(dir).await;
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Err(LetGo::Draining),

@@ -128,7 +128,7 @@ impl Owner {
                 exit.unkilled = report.remaining;
             }
             Ok(Err(error)) => {
-                tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes")
+                tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes");
             }
             Err(error) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
         }

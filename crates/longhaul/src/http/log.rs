@@ -60,9 +60,8 @@ pub(super) async fn log(
 ) -> Result<Response, Failure> {
     let query = Query::parse(query.as_deref(), &["project", "stream"])?;
     let key = query.key(&id)?;
-    let name = match query.one("stream")?.unwrap_or("stdout") {
-        name @ ("stdout" | "stderr") => name,
-        _ => return Err(Problem::invalid("stream", "stream must be stdout or stderr").into()),
+    let name @ ("stdout" | "stderr") = query.one("stream")?.unwrap_or("stdout") else {
+        return Err(Problem::invalid("stream", "stream must be stdout or stderr").into());
     };
     let view = runs::view(&app, &key).await?;
     let path = app.engine.attempt_dir(&view.doc).map(|dir| dir.join(name));

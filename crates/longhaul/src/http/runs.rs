@@ -251,9 +251,8 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
     let page = app.engine.store().runs(filter).await?;
     let mut data = Vec::with_capacity(page.rows.len());
     for row in &page.rows {
-        match app.engine.view(&row.key).await? {
-            Some(view) => data.push(snapshot(&view, false)),
-            None => {}
+        if let Some(view) = app.engine.view(&row.key).await? {
+            data.push(snapshot(&view, false));
         }
     }
     let next = page.rows.last().filter(|_| page.more).map(|row| row.stream.to_string());
