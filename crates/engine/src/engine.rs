@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use longhaul_model::time::Clock;
@@ -39,6 +39,8 @@ pub struct Options {
     pub output_bytes_max: u64,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The server's address, `ADDR:PORT`, for clients inside runs.
+    pub address: String,
     /// The server's environment, read once.
     pub environment: BTreeMap<String, String>,
 }
@@ -48,8 +50,6 @@ pub(crate) struct Inner {
     pub(crate) epoch: Epoch,
     pub(crate) places: Places,
     pub(crate) recovery: Counters,
-    /// The address for inner clients, known once the port is bound.
-    pub(crate) address: RwLock<String>,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
     /// Shared by dispatches that make a directory, held alone by whoever takes one for nobody's.
@@ -84,7 +84,6 @@ impl Engine {
             epoch,
             places,
             recovery: Counters::default(),
-            address: RwLock::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             making: tokio::sync::RwLock::default(),
@@ -260,11 +259,6 @@ impl Engine {
     /// This server's epoch.
     pub fn epoch(&self) -> Epoch {
         self.inner.epoch
-    }
-
-    /// Tells runs that start from now on where inner clients find this server.
-    pub fn set_address(&self, address: &str) {
-        address.clone_into(&mut self.inner.address.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// What the start found and did.

@@ -170,13 +170,14 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let listener = bind_patiently(address).await?;
     let bound = listener.local_addr().map_err(|source| ServeError::Io { what: "no address".to_owned(), source })?;
     let holder = Holder { pid: std::process::id(), address: bound.to_string() };
-    lock.write_holder(&holder)
-        .map_err(|source| ServeError::Io { what: "could not write the lock file".to_owned(), source })?;
+    if let Err(error) = lock.write_holder(&holder) {
+        // The kernel's lock is what counts; the note in it only helps whoever is refused.
+        tracing::warn!(%error, "could not write who holds the data directory");
+    }
     let store = Arc::new(open_store(&options.data_dir)?);
-    let engine = Engine::start(engine_options(options, Arc::clone(&store)))
+    let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
-    engine.set_address(&bound.to_string());
     let info = ServerInfo {
         address: bound.to_string(),
         pid: std::process::id().cast_signed(),
@@ -203,7 +204,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
             async move { draining.cancelled().await }
         });
     let face = tokio::spawn(face.into_future());
-    write_info(&options.data_dir, &info)?;
+    let announced = tokio::spawn(announce(options.data_dir.clone(), info.clone()));
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
         recovered = recovery.recovered, ready_ms = started.elapsed().as_millis() as u64, "ready");
@@ -215,6 +216,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         tracing::warn!("some requests did not end in time");
     }
     engine.shutdown().await;
+    announced.abort();
     remove_info(&options.data_dir, &info);
     store.close().await.map_err(|error| ServeError::Store(error.to_string()))?;
     ended.abort();
@@ -305,7 +307,7 @@ fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
     EmbeddedStore::open(options).map_err(|error| ServeError::Store(chain(&error)))
 }
 
-fn engine_options(options: &Options, store: Arc<EmbeddedStore>) -> longhaul_engine::Options {
+fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAddr) -> longhaul_engine::Options {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -318,6 +320,7 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>) -> longhaul_engi
         queue_max: options.queue_max.unwrap_or(limits::QUEUE_MAX),
         output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
         clock: Arc::new(SystemClock),
+        address: bound.to_string(),
         environment,
     }
 }
@@ -342,6 +345,14 @@ fn signals(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>, Serve
 
 fn info_path(data_dir: &Path) -> PathBuf {
     data_dir.join("server.json")
+}
+
+/// Writes `server.json`, however long it takes: a full disk must not keep a server from looking after its runs.
+async fn announce(data_dir: PathBuf, info: ServerInfo) {
+    while let Err(error) = write_info(&data_dir, &info) {
+        tracing::warn!(error = %chain(&error), "clients cannot find this server by its data directory yet");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 fn write_info(data_dir: &Path, info: &ServerInfo) -> Result<(), ServeError> {

@@ -35,6 +35,7 @@ fn options(store: Arc<MemoryStore>, dir: &Path) -> Options {
         queue_max: 10,
         output_bytes_max: longhaul_model::limits::SPOOL_BYTES_MAX,
         clock: Arc::new(Now),
+        address: "127.0.0.1:1".to_owned(),
         environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
     }
 }

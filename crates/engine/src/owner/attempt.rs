@@ -72,18 +72,15 @@ impl Owner {
         let tmp = self.tmp_dir();
         let tmp_text = tmp.to_string_lossy().into_owned();
         let private_tmp = self.state.driver == Driver::Harness;
-        let env = {
-            let address = self.engine.inner.address.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-            environment::build(&environment::Source {
-                key: &self.shared.key,
-                driver: self.state.driver,
-                plan: &plan,
-                sealed: &sealed,
-                server: &self.engine.inner.options.environment,
-                address: &address,
-                tmp: private_tmp.then_some(tmp_text.as_str()),
-            })
-        };
+        let env = environment::build(&environment::Source {
+            key: &self.shared.key,
+            driver: self.state.driver,
+            plan: &plan,
+            sealed: &sealed,
+            server: &self.engine.inner.options.environment,
+            address: &self.engine.inner.options.address,
+            tmp: private_tmp.then_some(tmp_text.as_str()),
+        });
         let path = attempt_path(&dir, attempt.get());
         let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
         let prepare = Arc::new(move || -> io::Result<AttemptDir> {
