@@ -450,7 +450,7 @@ mod tests {
                 digest: "d".into(),
                 session_id: None,
                 cwd: "/".into(),
-                tags: Default::default(),
+                tags: std::collections::BTreeMap::default(),
                 timeout_ms: 1,
             }
             .into(),

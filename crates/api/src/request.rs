@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn the_field_list_is_the_struct() {
-        let map = Map::from_iter(RunRequest::FIELDS.iter().map(|f| ((*f).to_owned(), Value::Null)));
+        let map: Map<String, Value> = RunRequest::FIELDS.iter().map(|f| ((*f).to_owned(), Value::Null)).collect();
         assert!(decode::<RunRequest>(Value::Object(map)).is_ok(), "every listed field is a field");
     }
 }

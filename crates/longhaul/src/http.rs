@@ -20,7 +20,6 @@ mod reply;
 mod runs;
 mod sse;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,10 +28,11 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use longhaul_api::ErrorCode;
 use longhaul_engine::Engine;
-use longhaul_model::{RunKey, limits};
+use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use chat_retry::Recent as ChatRetries;
 pub use door::Door;
 pub use openapi::document as openapi_document;
 pub use peer::Peer;
@@ -57,8 +57,8 @@ pub struct App {
     pub nonce: Arc<str>,
     /// The address that is bound.
     pub address: Arc<str>,
-    /// Chat answers that were given a moment ago. One chat retry looks for its run at a time, holding this.
-    pub chat_retries: Arc<tokio::sync::Mutex<HashSet<RunKey>>>,
+    /// What is remembered of chat requests without an id.
+    pub chat_retries: Arc<ChatRetries>,
     /// The data directory, for the disk's figures.
     pub data_dir: Arc<std::path::Path>,
 }

@@ -145,7 +145,7 @@ fn story(events: &[Event]) -> Vec<String> {
             EventData::ProcessExited(d) => format!("exited {:?} {} {}", d.exit, d.how, d.stop),
             EventData::RunCompleted(d) => format!("completed {:?} {:?}", d.exit, d.totals.usage),
             EventData::RunFailed(d) => format!("failed {:?} {:?}", d.error, d.exit),
-            EventData::OutputLine(d) => format!("{:?}", d),
+            EventData::OutputLine(d) => format!("{d:?}"),
             other => format!("{other:?}"),
         };
         story.push(line);

@@ -32,7 +32,7 @@ impl Small {
     fn fill(&self) -> PathBuf {
         let path = self.path.join("filler");
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
-        while file.write_all(&[0; 65536]).is_ok() {}
+        while file.write_all(&vec![0; 65536]).is_ok() {}
         while file.write_all(&[0; 512]).is_ok() {}
         path
     }

@@ -362,6 +362,40 @@ async fn a_retry_without_an_id_takes_what_was_not_received_and_nothing_else() {
     tokio::join!(retried(false), retried(true));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_of_what_got_no_place_does_not_take_its_twin_s_run() {
+    let server = Server::start_with(&["--live-max", "1"], &[]).await;
+    let ask = |retry: u32, wait_ms: u64| {
+        let body = json!({
+            "model": "demo/slow",
+            "messages": [{ "role": "user", "content": "3" }],
+            "queue_timeout_ms": wait_ms,
+        });
+        let request = reqwest::Client::new().post(server.url("/v1/chat/completions"));
+        request.header("x-stainless-retry-count", retry).body(body.to_string())
+    };
+    let twin = tokio::spawn(send(ask(0, 30_000)));
+    until("the twin to be there", async || (server.stored().await.0.len() == 1).then_some(())).await;
+    // One is refused, another one goes away while it waits; their retries get runs of their own.
+    assert_eq!(send(ask(0, 0)).await.status, 429);
+    let leaving = tokio::spawn(ask(0, 60_000).send());
+    until("it to wait", async || (server.get("/health").await.1["runs"]["queued"] == 1).then_some(())).await;
+    leaving.abort();
+    until("it to be gone", async || (server.get("/health").await.1["runs"]["queued"] == 0).then_some(())).await;
+    let (one, two) = tokio::join!(send(ask(1, 30_000)), send(ask(1, 30_000)));
+    let twin = twin.await.unwrap();
+    let mut runs: Vec<String> = [&one, &two, &twin].iter().map(|a| a.header("x-run-id").unwrap().to_owned()).collect();
+    assert_eq!([one.status, two.status, twin.status], [200; 3]);
+    runs.sort_unstable();
+    runs.dedup();
+    assert_eq!(runs.len(), 3, "three were wanted");
+    // Each refusal counts once: the next retry finds what was given and perhaps not received, as ever.
+    let late = send(ask(2, 30_000)).await;
+    assert!(runs.contains(&late.header("x-run-id").unwrap().to_owned()));
+    assert_eq!(server.stored().await.0.len(), 3);
+    assert_no_process(&server.data()).await;
+}
+
 /// All frames of a chat stream.
 async fn chat_frames(server: &Server, mut body: Value, cursor: Option<&str>) -> Vec<Frame> {
     body["stream"] = json!(true);
@@ -570,7 +604,7 @@ fn over_the_wire(path: &str, body: &str, chunked: bool) -> Vec<u8> {
     let mut out =
         format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
     for chunk in body.as_bytes().chunks(1 << 20) {
-        out.push_str(&format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()));
+        out.extend([&format!("{:x}\r\n", chunk.len()), std::str::from_utf8(chunk).unwrap(), "\r\n"]);
     }
     out.push_str("0\r\n\r\n");
     out.into_bytes()

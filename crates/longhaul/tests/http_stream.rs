@@ -19,7 +19,8 @@ use support::{Server, assert_log, assert_no_process, until};
 async fn read_all(request: reqwest::RequestBuilder) -> (u16, reqwest::header::HeaderMap, String) {
     let answer = request.header("accept", "text/event-stream").send().await.unwrap();
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    (status, headers, answer.text().await.unwrap())
+    let text = tokio::time::timeout(support::PATIENCE, answer.text()).await;
+    (status, headers, text.expect("a stream of a run that is over ends").unwrap())
 }
 
 /// The stream of a run that is over, without what opens it.
@@ -385,7 +386,7 @@ async fn two_hundred_readers_and_one_that_never_reads() {
             }
         }
     });
-    let hashes = readers.join_all().await;
+    let hashes = tokio::time::timeout(3 * support::PATIENCE, readers.join_all()).await.expect("every reader ends");
     let mut times = asking.await.unwrap();
     times.sort_unstable();
     let (median, worst) = (times[times.len() / 2], *times.last().unwrap());

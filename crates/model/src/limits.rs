@@ -91,3 +91,7 @@ pub const CHAT_RETRY_WINDOW: Duration = Duration::from_hours(1);
 /// How long a chat answer that was given may still be asked for by a retry: the SDKs wait 8 s at most before they try
 /// again, and what was on its way when the connection broke was given and not received.
 pub const CHAT_RETRY_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a chat request that was refused for want of a place may come back as what it was: the SDKs wait as long as
+/// `Retry-After` says, which is 5 s, and no longer than 8 s where they choose.
+pub const CHAT_REFUSED_FOR: Duration = Duration::from_secs(20);

@@ -101,6 +101,8 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
         failure.0.param = Some("model".to_owned());
         return Err(failure);
     }
+    let placeless = || chat_retry::Placeless::new(app, &key.project, &caller, &digest, retry);
+    let waiting = anonymous.then(placeless);
     let at_most = chat.queue_timeout_ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis);
     let reserved = tokio::select! {
         reserved = app.engine.reserve(&key, at_most) => reserved.map_err(refuse)?,
@@ -122,7 +124,14 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     if anonymous {
         new.records.push(chat_retry::record(&key, &caller, &digest, app.engine.now(), retry));
     }
-    app.engine.dispatch(new).await.map_err(refuse)?;
+    // From here on the run may come to be, whoever is still there to see it.
+    if let Some(waiting) = waiting {
+        waiting.has_a_run();
+    }
+    if let Err(error) = app.engine.dispatch(new).await {
+        drop(anonymous.then(placeless));
+        return Err(refuse(error));
+    }
     Ok(asked)
 }
 

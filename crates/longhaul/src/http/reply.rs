@@ -149,7 +149,9 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 longhaul_harness::PlanError::Unsupported { .. } => ErrorCode::UnsupportedField,
                 _ => ErrorCode::InvalidField,
             };
-            Problem::new(code, error.to_string()).param(error.field()).into()
+            // On the wire it stands among the limits.
+            let param = if error.field() == "turns_max" { "limits.turns_max" } else { error.field() };
+            Problem::new(code, error.to_string()).param(param).into()
         }
         DispatchError::HarnessMissing { harness, program, install } => {
             let remedy = install.map(|i| format!("; install it with: {i}")).unwrap_or_default();

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, OnCwdBusy, OnDisconnect, OnLost, Problem, Queue, RunList, RunRequest, Snapshot};
 use longhaul_engine::{Dispatched, NewRun, Origin, Sealed, View};
 use longhaul_harness::Permissions;
-use longhaul_model::event::Warning;
 use longhaul_model::{ProjectId, RunId, RunKey, Seq, Status, StreamId, limits};
 use longhaul_store::RunFilter;
 use serde_json::json;
@@ -101,14 +100,6 @@ pub(super) fn new_run(
             return Err(Problem::invalid("harness", "name a harness, or a command to run").into());
         }
     };
-    let mut warnings = Vec::new();
-    if let (Some(found), Some(model)) = (longhaul_harness::find(&harness), &request.model)
-        && !found.models().is_empty()
-        && !found.models().contains(&model.as_str())
-    {
-        let message = format!("{harness} is not known to have a model called {model:?}; it was passed on as it is");
-        warnings.push(Warning { code: "unknown_model".to_owned(), message });
-    }
     let permissions = match request.permissions.unwrap_or_default() {
         longhaul_api::Permissions::Cli => Permissions::Cli,
         longhaul_api::Permissions::ReadOnly => Permissions::ReadOnly,
@@ -144,7 +135,7 @@ pub(super) fn new_run(
         origin,
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
-        warnings,
+        warnings: vec![],
         place: None,
         records: vec![],
     })
