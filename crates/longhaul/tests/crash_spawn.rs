@@ -41,8 +41,9 @@ async fn ask(http: reqwest::Client, url: String, body: Value) -> Option<u16> {
 
 /// The epoch that the log says owns the run.
 fn owner(events: &[Value]) -> u64 {
-    let epochs = events.iter().filter(|event| event["type"] == "run.attempt_started" || event["type"] == "run.adopted");
-    epochs.last().map_or(0, |event| event["data"]["epoch"].as_u64().unwrap())
+    let mut epochs =
+        events.iter().filter(|event| event["type"] == "run.attempt_started" || event["type"] == "run.adopted");
+    epochs.next_back().map_or(0, |event| event["data"]["epoch"].as_u64().unwrap())
 }
 
 /// Where the kills met the runs: a sweep that misses a part of the window proves nothing about it.
