@@ -116,6 +116,7 @@ impl Row {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one row for each way to behave")]
 fn rows() -> Vec<Row> {
     let long = [vec![b'x'; 16 << 20], b"\nend\n".to_vec()].concat();
     vec![

@@ -192,6 +192,7 @@ impl World {
         self.log[..upto].iter().fold(RunState::default(), |state, event| state.evolve(&event.data))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each step, side by side")]
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         let before = self.memory.clone();
         match step {
