@@ -12,7 +12,7 @@ use support::proc::{attempt_of, start_time};
 use support::{Server, assert_log, assert_no_process, is_terminal, output_of, until};
 
 /// Runs of each race.
-const RACES: usize = 300;
+const RACES: usize = 500;
 
 /// What the log says of a run's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
