@@ -128,7 +128,7 @@ impl Queue {
             }
             waiting = self.ready.wait_timeout(waiting, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        let wanted = last_group / 2;
+        let wanted = last_group * 3 / 4;
         if wanted > 2 && waiting.jobs.len() < wanted && !waiting.closed {
             waiting.wake_at = wanted;
             waiting = self.ready.wait_timeout(waiting, limits::GATHER_MAX).unwrap_or_else(PoisonError::into_inner).0;
