@@ -246,6 +246,11 @@ impl Drop for Server {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        // Temporary files of agents that were ended here and not by their server.
+        for name in run_dirs(&self.data()) {
+            let tail = &name[name.len().saturating_sub(12)..];
+            let _ = std::fs::remove_dir_all(Path::new("/tmp").join(format!("longhaul-{tail}")));
+        }
     }
 }
 
@@ -276,15 +281,20 @@ pub fn output_of(events: &[Value], stream: &str) -> Vec<u8> {
     out
 }
 
-/// Processes whose command line or environment names a directory: shims by their argument, agents by their marker's
-/// run directory.
-pub fn processes_of(dir: &Path) -> Vec<i32> {
-    let dirs: Vec<String> = std::fs::read_dir(dir.join("runs"))
+/// The names of a data directory's run directories.
+fn run_dirs(dir: &Path) -> Vec<String> {
+    std::fs::read_dir(dir.join("runs"))
         .into_iter()
         .flatten()
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+        .collect()
+}
+
+/// Processes whose command line or environment names a directory: shims by their argument, agents by their marker's
+/// run directory.
+pub fn processes_of(dir: &Path) -> Vec<i32> {
+    let dirs = run_dirs(dir);
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|text| text.parse::<i32>().ok()) else { continue };
