@@ -13,4 +13,4 @@ pub mod sse;
 pub use error::{ErrorBody, ErrorCode, Problem};
 pub use request::{OnCwdBusy, OnDisconnect, OnLost, Permissions, RunRequest};
 pub use server::{LiveProof, ServerInfo};
-pub use snapshot::{CancelReply, EventList, Links, Queue, Recovery, RunList, Snapshot, Why};
+pub use snapshot::{CancelReply, EventList, Links, Queue, RunList, Snapshot, Why};

@@ -204,20 +204,3 @@ pub struct Why {
     /// More facts, each a sentence.
     pub facts: Vec<String>,
 }
-
-/// What recovery did at start.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Recovery {
-    /// Runs that were not over when the server started.
-    pub recovered: u64,
-    /// Of these: with a live process that was adopted.
-    pub adopted: u64,
-    /// Of these: ended while no server was up; read to their end.
-    pub finished: u64,
-    /// Of these: queued again.
-    pub requeued: u64,
-    /// Of these: lost.
-    pub failed: u64,
-    /// How long it took, milliseconds.
-    pub took_ms: u64,
-}

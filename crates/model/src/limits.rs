@@ -82,9 +82,6 @@ pub const TAG_BYTES_MAX: usize = 255;
 /// How long a comment keeps an idle event stream open: proxies cut at 30 s to 60 s.
 pub const SSE_KEEPALIVE: Duration = Duration::from_secs(15);
 
-/// Readers of one server at once.
-pub const READERS_MAX: usize = 20_000;
-
 /// How long a chat retry without an id may look back for the run it repeats.
 pub const CHAT_RETRY_WINDOW: Duration = Duration::from_hours(1);
 
