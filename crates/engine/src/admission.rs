@@ -22,6 +22,7 @@ pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed) -> Result<Plan, Dispa
         allowed_tools: &sealed.allowed_tools,
         turns_max: sealed.turns_max,
         new_session: &sealed.new_session,
+        resume: None,
     };
     Ok(harness.plan(&request)?)
 }

@@ -61,12 +61,14 @@ pub struct Request<'a> {
     pub turns_max: Option<u32>,
     /// A fresh UUID for the source's own session, where its CLI lets us choose; empty if there is none.
     pub new_session: &'a str,
+    /// The source's own session to go on with, instead of a new one.
+    pub resume: Option<&'a str>,
 }
 
 impl Request<'_> {
     /// Refuses fields that are set and not in `honoured`, and text that no argument vector and no prompt can hold.
     pub(crate) fn check(&self, harness: &'static str, honoured: &[&str]) -> Result<(), PlanError> {
-        let set: [(&'static str, bool); 10] = [
+        let set: [(&'static str, bool); 11] = [
             ("model", self.model.is_some()),
             ("prompt", self.prompt.is_some()),
             ("system", self.system.is_some()),
@@ -77,6 +79,7 @@ impl Request<'_> {
             ("permissions", self.permissions != Permissions::Cli),
             ("allowed_tools", !self.allowed_tools.is_empty()),
             ("turns_max", self.turns_max.is_some()),
+            ("session_id", self.resume.is_some()),
         ];
         if let Some((field, _)) = set.into_iter().find(|(field, set)| *set && !honoured.contains(field)) {
             return Err(PlanError::Unsupported { harness, field });
