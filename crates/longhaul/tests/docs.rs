@@ -362,3 +362,44 @@ fn every_link_between_pages_leads_somewhere() {
         }
     }
 }
+
+/// The Rust files of a crate that are called `name`, or lie in a directory of that name.
+fn sources(dir: &Path, name: &str, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.expect("an entry").path();
+        let called = path.file_stem().is_some_and(|stem| stem == name) || dir.file_name().is_some_and(|d| d == name);
+        if path.is_dir() {
+            sources(&path, name, found);
+        } else if called && path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_fault_of_the_table_is_shown_by_a_test_that_exists() {
+    let page = document("docs/faults.md");
+    let rows: Vec<Vec<&str>> = page
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.as_bytes().get(2).is_some_and(u8::is_ascii_digit))
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    let numbers: Vec<usize> = rows.iter().map(|row| row[1].parse().expect("a number")).collect();
+    assert_eq!(numbers, (1..=57).collect::<Vec<_>>());
+    for row in rows {
+        let [_, number, fault, here, shown, _] = row[..] else { panic!("{row:?}") };
+        assert!(!fault.is_empty() && !here.is_empty(), "{number} says nothing");
+        let reason = here.contains("*open*") || shown.starts_with("not applicable");
+        let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
+        assert!(reason || !tests.is_empty(), "{number} is shown by nothing and gives no reason");
+        for test in tests {
+            let (file, function) = test.split_once("::").expect("file::test");
+            let (krate, file) = file.split_once('/').expect("crate/file");
+            let mut files = Vec::new();
+            sources(&root().join("crates").join(krate), file, &mut files);
+            let head = format!("fn {function}(");
+            let there = files.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains(&head)));
+            assert!(there, "{number}: there is no test {test}");
+        }
+    }
+}
