@@ -364,12 +364,12 @@ fn every_link_between_pages_leads_somewhere() {
 }
 
 /// The Rust files of a crate that are called `name`, or lie in a directory of that name.
-fn sources(dir: &Path, name: &str, found: &mut Vec<PathBuf>) {
+fn test_files(dir: &Path, name: &str, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten() {
         let path = entry.expect("an entry").path();
         let called = path.file_stem().is_some_and(|stem| stem == name) || dir.file_name().is_some_and(|d| d == name);
         if path.is_dir() {
-            sources(&path, name, found);
+            test_files(&path, name, found);
         } else if called && path.extension().is_some_and(|e| e == "rs") {
             found.push(path);
         }
@@ -396,7 +396,7 @@ fn every_fault_of_the_table_is_shown_by_a_test_that_exists() {
             let (file, function) = test.split_once("::").expect("file::test");
             let (krate, file) = file.split_once('/').expect("crate/file");
             let mut files = Vec::new();
-            sources(&root().join("crates").join(krate), file, &mut files);
+            test_files(&root().join("crates").join(krate), file, &mut files);
             let head = format!("fn {function}(");
             let there = files.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains(&head)));
             assert!(there, "{number}: there is no test {test}");
