@@ -21,7 +21,7 @@ use crate::doc::{self, Doc, Origin};
 use crate::engine::Engine;
 use crate::error::DispatchError;
 use crate::owner::Owner;
-use crate::places::Place;
+use crate::places::{Place, Who};
 use crate::sealed::{self, Sealed};
 use crate::view::Shared;
 
@@ -87,8 +87,8 @@ impl Engine {
     ///
     /// # Errors
     /// `QueueFull`.
-    pub async fn reserve(&self, key: &RunKey, at_most: std::time::Duration) -> Result<Option<Place>, DispatchError> {
-        let mut wait = self.inner.places.wait(key)?;
+    pub async fn reserve(&self, who: Who, at_most: std::time::Duration) -> Result<Option<Place>, DispatchError> {
+        let mut wait = self.inner.places.wait(who)?;
         Ok(tokio::time::timeout(at_most, wait.ready()).await.ok())
     }
 
@@ -138,9 +138,10 @@ impl Engine {
                 message: format!("run {holder} works in the same directory at the same time"),
             });
         }
+        let who = Who { key: new.key.clone(), harness: new.harness.clone(), caller: new.origin.caller.clone() };
         let wait = match new.place.take() {
             Some(place) => Err(place),
-            None => Ok(self.inner.places.wait(&new.key)?),
+            None => Ok(self.inner.places.wait(who)?),
         };
         let _making = self.inner.making.read().await;
         let doc = self.accept(&new, harness, &dir, own_cwd).await?;

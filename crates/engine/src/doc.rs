@@ -2,9 +2,12 @@
 //!
 //! Job: the fold of the events, and the few creation facts that are not events. Versioned JSON.
 
+use longhaul_model::RunKey;
 use longhaul_model::projection::Projection;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use crate::places::Who;
 
 /// The version of the document's form.
 pub const VERSION: u32 = 1;
@@ -46,6 +49,11 @@ pub struct Doc {
 }
 
 impl Doc {
+    /// Whom a place would be for.
+    pub(crate) fn who(&self, key: &RunKey) -> Who {
+        Who { key: key.clone(), harness: self.run.harness.clone(), caller: self.origin.caller.clone() }
+    }
+
     /// The bytes for a row.
     pub fn encode(&self) -> bytes::Bytes {
         serde_json::to_vec(self).unwrap_or_default().into()

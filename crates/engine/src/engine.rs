@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::doc::Doc;
 use crate::owner::Owner;
-use crate::places::{Place, Places};
+use crate::places::{InLine, Place, PlaceLimits, Places};
 use crate::recovery::{Counters, Report};
 use crate::view::{Live, Shared, View};
 
@@ -31,10 +31,8 @@ pub struct Options {
     pub data_dir: PathBuf,
     /// The program that is shim and demo agent; `/proc/self/exe` in the binary.
     pub exe: PathBuf,
-    /// Runs with a process at once.
-    pub live_max: usize,
-    /// Runs that wait.
-    pub queue_max: usize,
+    /// How many runs may have a process, and how many may wait.
+    pub places: PlaceLimits,
     /// Bytes of output one run may write, stdout and stderr together, before it is stopped.
     pub output_bytes_max: u64,
     /// The time.
@@ -79,7 +77,7 @@ impl Engine {
     /// Of the store.
     pub async fn start(options: Options) -> Result<Self, StoreError> {
         let epoch = next_epoch(&*options.store).await?;
-        let places = Places::new(options.live_max, options.queue_max);
+        let places = Places::new(options.places.clone());
         let inner = Arc::new(Inner {
             epoch,
             places,
@@ -102,16 +100,20 @@ impl Engine {
         self.inner.recovery.found(rows.len() as u64);
         // Whoever has a process has a place before anybody in line gets one.
         let mut held: HashMap<RunKey, Place> = HashMap::new();
-        for row in rows.iter().filter(|row| row.status != Status::Queued) {
-            held.insert(row.key.clone(), self.inner.places.take());
-        }
+        let mut docs = Vec::with_capacity(rows.len());
         for row in rows {
             let doc = Doc::decode(&row.doc)
                 .map_err(|what| StoreError::Corrupt { place: format!("row of run {}", row.key), what })?;
-            let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
+            if row.status != Status::Queued {
+                held.insert(row.key.clone(), self.inner.places.take(doc.who(&row.key)));
+            }
+            docs.push((row, doc));
+        }
+        for (row, doc) in docs {
             // In line in the order in which they were accepted.
             let waits = row.status == Status::Queued;
-            let wait = waits.then(|| self.inner.places.wait_accepted(&row.key));
+            let wait = waits.then(|| self.inner.places.wait_accepted(doc.who(&row.key)));
+            let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
             let place = held.remove(&row.key);
             self.adopt(Owner::recovering(self.clone(), shared, wait, place));
         }
@@ -271,6 +273,24 @@ impl Engine {
         self.inner.places.counts()
     }
 
+    /// Where a run is in line for a place and what it waits for, if it waits.
+    pub fn in_line(&self, key: &RunKey) -> Option<InLine> {
+        self.inner.places.in_line(key)
+    }
+
+    /// Compares the places that are counted with the runs that really have a process.
+    pub fn drift(&self) -> Drift {
+        let holders = self.inner.places.holders();
+        let live = self.lock_live();
+        let idle = holders.iter().filter(|(key, long)| *long && !live.contains_key(key)).count();
+        let has = |key: &RunKey| holders.iter().any(|(held, _)| held == key);
+        let uncounted = live.values().filter(|live| {
+            let process = live.shared.with_doc(|doc| doc.run.pid.is_some());
+            process && !has(&live.shared.key)
+        });
+        Drift { idle, uncounted: uncounted.count() }
+    }
+
     /// Runs that are not over.
     pub fn live_count(&self) -> usize {
         self.lock_live().len()
@@ -283,7 +303,7 @@ impl Engine {
     pub async fn view(&self, key: &RunKey) -> Result<Option<View>, StoreError> {
         let live = self.lock_live().get(key).cloned();
         if let Some(live) = live {
-            let queue = self.inner.places.position(key);
+            let queue = self.inner.places.in_line(key).map(|line| line.before);
             let shared = live.shared;
             return Ok(Some(View { stream: shared.stream, doc: shared.doc(), queue, readers: shared.readers() }));
         }
@@ -345,6 +365,15 @@ impl Engine {
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
+}
+
+/// Places that are counted and runs that are there, where the two differ. Both are zero in a sound server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drift {
+    /// Places that nobody's run has had for half a minute.
+    pub idle: usize,
+    /// Runs with a process and without a place.
+    pub uncounted: usize,
 }
 
 /// A reader of a run's events, while it is there.

@@ -206,7 +206,8 @@ impl Owner {
             match self.state.phase {
                 Phase::Queued if self.place.is_some() => self.start_attempt().await?,
                 Phase::Queued => {
-                    let wait = self.engine.inner.places.wait_accepted(&self.shared.key);
+                    let who = self.shared.with_doc(|doc| doc.who(&self.shared.key));
+                    let wait = self.engine.inner.places.wait_accepted(who);
                     self.wait_for_place(wait).await?;
                 }
                 Phase::Starting { attempt } | Phase::Running { attempt } => self.follow(attempt, None).await?,

@@ -63,9 +63,8 @@ impl Engine {
         }
         let (cause, owner, since, next) = match run.status {
             Status::Queued => {
-                let (used, max, _) = self.places();
-                let cause = match view.queue {
-                    Some(before) => format!("waits for a place: {before} before it, {used} of {max} places taken"),
+                let cause = match self.in_line(key) {
+                    Some(line) => format!("waits for a place: {} before it, {}", line.before, line.cause),
                     None => "is about to be started".to_owned(),
                 };
                 (cause, "longhaul", run.created_at, None)

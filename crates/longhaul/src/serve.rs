@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_api::ServerInfo;
-use longhaul_engine::Engine;
+use longhaul_engine::{Engine, PlaceLimits};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::Store as _;
@@ -57,6 +57,12 @@ pub struct Options {
     pub live_max: Option<usize>,
     /// Runs that may wait for a place.
     pub queue_max: Option<usize>,
+    /// Runs of one harness with a process at once, by its name.
+    pub harness_max: BTreeMap<String, usize>,
+    /// Runs of one client with a process at once.
+    pub client_max: Option<usize>,
+    /// Places that are kept for a project, by its name.
+    pub reserved: BTreeMap<String, usize>,
     /// Bytes of output one run may write.
     pub output_limit: Option<u64>,
 }
@@ -155,6 +161,12 @@ fn chain(error: &dyn std::error::Error) -> String {
 async fn serve(options: &Options) -> Result<(), ServeError> {
     let started = Instant::now();
     let listen = options.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
+    if let Some(mistake) = place_limits(options).mistake() {
+        return Err(ServeError::Config(mistake));
+    }
+    if let Some(name) = options.harness_max.keys().find(|name| longhaul_harness::find(name).is_none()) {
+        return Err(ServeError::Config(format!("there is no harness called {name:?} to limit")));
+    }
     let address: SocketAddr = listen.parse().map_err(|_| {
         ServeError::Config(format!(
             "{listen:?} is not an address to listen on; it must be ADDR:PORT, as 127.0.0.1:4437"
@@ -307,8 +319,18 @@ fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
     EmbeddedStore::open(options).map_err(|error| ServeError::Store(chain(&error)))
 }
 
-fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAddr) -> longhaul_engine::Options {
+fn place_limits(options: &Options) -> PlaceLimits {
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    PlaceLimits {
+        live_max: options.live_max.unwrap_or_else(|| (2 * cores).max(4)),
+        queue_max: options.queue_max.unwrap_or(limits::QUEUE_MAX),
+        harness_max: options.harness_max.clone(),
+        client_max: options.client_max,
+        reserved: options.reserved.clone(),
+    }
+}
+
+fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAddr) -> longhaul_engine::Options {
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -316,8 +338,7 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAdd
         store,
         data_dir: options.data_dir.clone(),
         exe: PathBuf::from("/proc/self/exe"),
-        live_max: options.live_max.unwrap_or_else(|| (2 * cores).max(4)),
-        queue_max: options.queue_max.unwrap_or(limits::QUEUE_MAX),
+        places: place_limits(options),
         output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
         clock: Arc::new(SystemClock),
         address: bound.to_string(),

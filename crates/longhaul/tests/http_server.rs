@@ -155,6 +155,9 @@ fn bad_configuration_is_said_and_nothing_is_begun() {
         ("127.0.0.1:99999", vec![], "is not an address to listen on"),
         ("0.0.0.0:0", vec!["--token-file", &empty], "the file is empty; it must hold a token"),
         ("0.0.0.0:0", vec!["--token-file", &missing], "No such file or directory"),
+        ("127.0.0.1:0", vec!["--live-max", "2", "--reserve", "a=1", "--reserve", "b=1"], "one at least must be left"),
+        ("127.0.0.1:0", vec!["--harness-max", "demo=0"], "harness demo must have at least one place"),
+        ("127.0.0.1:0", vec!["--harness-max", "nobody=1"], "there is no harness called \"nobody\" to limit"),
     ] {
         let (output, took) = refused(&data, listen, &more);
         assert_eq!(output.status.code(), Some(78), "{listen} {}", stderr(&output));
@@ -317,8 +320,20 @@ async fn the_health_report_is_whole_and_true() {
     server.status("b", "running").await;
     let (status, health) = server.get("/health").await;
     assert_eq!(status, 200);
-    let all =
-        ["address", "busy", "disk", "epoch", "pid", "recovery", "runs", "status", "store", "uptime_ms", "version"];
+    let all = [
+        "address",
+        "busy",
+        "disk",
+        "drift",
+        "epoch",
+        "pid",
+        "recovery",
+        "runs",
+        "status",
+        "store",
+        "uptime_ms",
+        "version",
+    ];
     assert_eq!(names(&health), all);
     assert_eq!(health["runs"], json!({ "live": 3, "places_taken": 2, "places": 2, "queued": 1 }));
     assert_eq!((&health["status"], &health["busy"], &health["epoch"]), (&json!("ok"), &json!(true), &json!(1)));
@@ -326,6 +341,7 @@ async fn the_health_report_is_whole_and_true() {
     assert_eq!(format!("http://{}", health["address"].as_str().unwrap()), server.base);
     let none = json!({ "recovered": 0, "adopted": 0, "finished": 0, "requeued": 0, "failed": 0, "pending": 0 });
     assert_eq!(health["recovery"], none);
+    assert_eq!(health["drift"], json!({ "idle_places": 0, "uncounted_runs": 0 }));
     let disk = &health["disk"];
     assert!(disk["free_bytes"].as_u64().unwrap() <= disk["total_bytes"].as_u64().unwrap());
     assert!(!names(&health["store"]).is_empty());
@@ -345,6 +361,7 @@ async fn the_health_report_is_whole_and_true() {
     let metrics = metrics(&server).await;
     assert_eq!(metrics["longhaul_recovered_runs_total{fate=\"adopted\"}"], "2");
     assert_eq!(metrics["longhaul_places_taken"], "2");
+    assert_eq!(metrics["longhaul_places_drift{kind=\"uncounted\"}"], "0");
     for id in ["c", "a", "b"] {
         server.post(&format!("/v1/runs/{id}/cancel?wait_ms=30000"), &json!({})).await;
     }

@@ -182,7 +182,10 @@ impl Owner {
                 }
             }
             Phase::Starting { attempt } | Phase::Running { attempt } => {
-                self.place.get_or_insert_with(|| self.engine.inner.places.take());
+                if self.place.is_none() {
+                    let who = self.shared.with_doc(|doc| doc.who(&self.shared.key));
+                    self.place = Some(self.engine.inner.places.take(who));
+                }
                 self.follow(attempt, None).await
             }
         }

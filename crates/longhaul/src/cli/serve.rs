@@ -43,12 +43,31 @@ pub struct Args {
     /// Runs that may wait for a place; the next one is refused [default: 1000]
     #[arg(long, value_name = "COUNT")]
     pub queue_max: Option<usize>,
+    /// Runs of one harness with a process at once; may be given for several
+    #[arg(long, value_name = "HARNESS=COUNT", value_parser = share)]
+    pub harness_max: Vec<(String, usize)>,
+    /// Runs of one client, a token in a project, with a process at once
+    #[arg(long, value_name = "COUNT")]
+    pub client_max: Option<std::num::NonZeroUsize>,
+    /// Places of --live-max that are kept for a project and never lent; may be given for several
+    #[arg(long, value_name = "PROJECT=COUNT", value_parser = share)]
+    pub reserve: Vec<(String, usize)>,
     /// Output of one run, stdout and stderr together, after which it is stopped [default: 1 GiB]
     #[arg(long, value_name = "BYTES")]
     pub output_limit: Option<std::num::NonZeroU64>,
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
+}
+
+/// A name and how many places it has.
+fn share(text: &str) -> Result<(String, usize), String> {
+    let (name, count) = text.split_once('=').ok_or("must be NAME=COUNT")?;
+    if name.is_empty() {
+        return Err("must be NAME=COUNT".to_owned());
+    }
+    let count = count.parse().map_err(|_| format!("{count:?} is not a count"))?;
+    Ok((name.to_owned(), count))
 }
 
 /// Serves until it is told to stop.
@@ -72,6 +91,9 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         log_json: args.log == Log::Json,
         live_max: args.live_max.map(Into::into),
         queue_max: args.queue_max,
+        harness_max: args.harness_max.into_iter().collect(),
+        client_max: args.client_max.map(Into::into),
+        reserved: args.reserve.into_iter().collect(),
         output_limit: args.output_limit.map(Into::into),
     }))
 }

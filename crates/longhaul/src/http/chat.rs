@@ -104,8 +104,9 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     let placeless = || chat_retry::Placeless::new(app, &key.project, &caller, &digest, retry);
     let waiting = anonymous.then(placeless);
     let at_most = chat.queue_timeout_ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis);
+    let who = longhaul_engine::Who { key: key.clone(), harness: new.harness.clone(), caller: caller.clone() };
     let reserved = tokio::select! {
-        reserved = app.engine.reserve(&key, at_most) => reserved.map_err(refuse)?,
+        reserved = app.engine.reserve(who, at_most) => reserved.map_err(refuse)?,
         () = app.draining.cancelled() => {
             return Err(reply::dispatch_failure(longhaul_engine::DispatchError::Draining, &key));
         }

@@ -38,6 +38,7 @@ pub(super) async fn readyz(State(app): State<App>) -> Response {
 pub(super) async fn health(State(app): State<App>) -> Json<Value> {
     let (live, live_max, queued) = app.engine.places();
     let recovery = app.engine.recovery();
+    let drift = app.engine.drift();
     let store: Map<String, Value> =
         app.engine.store().health().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let disk = rustix::fs::statvfs(&*app.data_dir).ok().map(
@@ -51,6 +52,7 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
         "uptime_ms": app.started.elapsed().as_millis() as u64,
         "epoch": app.engine.epoch().get(),
         "runs": { "live": app.engine.live_count(), "places_taken": live, "places": live_max, "queued": queued },
+        "drift": { "idle_places": drift.idle, "uncounted_runs": drift.uncounted },
         "busy": live >= live_max,
         "recovery": {
             "recovered": recovery.recovered,
@@ -72,6 +74,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     metrics::gauge!("longhaul_places_taken").set(live as f64);
     metrics::gauge!("longhaul_places").set(live_max as f64);
     metrics::gauge!("longhaul_queued_runs").set(queued as f64);
+    let drift = app.engine.drift();
+    metrics::gauge!("longhaul_places_drift", "kind" => "idle").set(drift.idle as f64);
+    metrics::gauge!("longhaul_places_drift", "kind" => "uncounted").set(drift.uncounted as f64);
     metrics::gauge!("longhaul_uptime_seconds").set(app.started.elapsed().as_secs_f64());
     for (name, value) in app.engine.store().health() {
         metrics::gauge!("longhaul_store", "what" => name).set(value as f64);
