@@ -89,6 +89,8 @@ codes! {
         "The run was cancelled before it gave an answer.";
     CursorExpired = "cursor_expired", 410, "gone_error", false,
         "Events after the cursor are no longer kept; `earliest` is the first that is.";
+    LogExpired = "log_expired", 410, "gone_error", false,
+        "The files of the run's output are no longer kept; its events are.";
     RunGone = "run_gone", 410, "gone_error", false,
         "The run was deleted or has expired; its id stays taken for a while.";
     BodyTooLarge = "body_too_large", 413, "invalid_request_error", false,

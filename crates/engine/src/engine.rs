@@ -18,6 +18,7 @@ use crate::doc::Doc;
 use crate::owner::Owner;
 use crate::places::{InLine, Place, PlaceLimits, Places};
 use crate::recovery::{Counters, Report};
+use crate::retention::Retention;
 use crate::view::{Live, Shared, View};
 
 /// Locks against two dispatches of one run id; a power of two, far above the requests in flight.
@@ -33,6 +34,8 @@ pub struct Options {
     pub exe: PathBuf,
     /// How many runs may have a process, and how many may wait.
     pub places: PlaceLimits,
+    /// What is kept of ended runs.
+    pub retention: Retention,
     /// Bytes of output one run may write, stdout and stderr together, before it is stopped.
     pub output_bytes_max: u64,
     /// The time.
@@ -118,7 +121,10 @@ impl Engine {
             self.adopt(Owner::recovering(self.clone(), shared, wait, place));
         }
         let engine = self.clone();
-        self.spawn(async move { engine.sweep().await });
+        self.spawn(async move {
+            engine.sweep().await;
+            engine.retain_for_ever().await;
+        });
         Ok(())
     }
 

@@ -16,6 +16,7 @@ mod inspect;
 mod logs;
 mod pick;
 mod project;
+mod prune;
 mod ps;
 mod render;
 mod request;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_api::ServerInfo;
-use longhaul_engine::{Engine, PlaceLimits};
+use longhaul_engine::{Engine, PlaceLimits, Retention};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::Store as _;
@@ -63,6 +63,8 @@ pub struct Options {
     pub client_max: Option<usize>,
     /// Places that are kept for a project, by its name.
     pub reserved: BTreeMap<String, usize>,
+    /// What is kept of ended runs.
+    pub retention: Retention,
     /// Bytes of output one run may write.
     pub output_limit: Option<u64>,
 }
@@ -339,6 +341,7 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAdd
         data_dir: options.data_dir.clone(),
         exe: PathBuf::from("/proc/self/exe"),
         places: place_limits(options),
+        retention: options.retention,
         output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
         clock: Arc::new(SystemClock),
         address: bound.to_string(),

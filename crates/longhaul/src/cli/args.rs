@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{OWN, Trouble};
-use super::{attach, cancel, completions, inspect, logs, ps, rm, run, serve, server, verify, version, wait, why};
+use super::{
+    attach, cancel, completions, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
+};
 
 /// What a new user sees last.
 const FIRST_STEPS: &str = "\
@@ -63,6 +65,7 @@ enum Verb {
     Inspect(inspect::Args),
     Why(why::Args),
     Rm(rm::Args),
+    Prune(prune::Args),
     Serve(serve::Args),
     Server(server::Args),
     Verify(verify::Args),
@@ -129,6 +132,7 @@ impl Verb {
             Self::Inspect(args) => inspect::run(args, session).await,
             Self::Why(args) => why::run(args, session).await,
             Self::Rm(args) => rm::run(args, session).await,
+            Self::Prune(args) => prune::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
             Self::Serve(_) | Self::Verify(_) | Self::Version | Self::Completions(_) => Ok(OWN),
         }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
+use longhaul_engine::Retention;
+
+use super::duration;
 use super::session::Session;
 use super::trouble::Trouble;
 use crate::client::token_file;
@@ -55,6 +58,15 @@ pub struct Args {
     /// Output of one run, stdout and stderr together, after which it is stopped [default: 1 GiB]
     #[arg(long, value_name = "BYTES")]
     pub output_limit: Option<std::num::NonZeroU64>,
+    /// How long the files of a run's output are kept after its end [default: 7d]
+    #[arg(long, value_name = "AGE", value_parser = duration::parse)]
+    pub keep_output: Option<std::time::Duration>,
+    /// How long an ended run is kept with its events [default: 30d]
+    #[arg(long, value_name = "AGE", value_parser = duration::parse)]
+    pub keep_events: Option<std::time::Duration>,
+    /// Bytes of files of ended runs; the oldest are erased first [default: 10 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub keep_bytes: Option<u64>,
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
@@ -81,6 +93,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         Some(file) => Some(token_file(file).map_err(|error| bad(error.into()))?),
         None => session.finder.token.clone(),
     };
+    let kept = Retention::default();
     if args.background {
         detach();
     }
@@ -94,6 +107,12 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         harness_max: args.harness_max.into_iter().collect(),
         client_max: args.client_max.map(Into::into),
         reserved: args.reserve.into_iter().collect(),
+        retention: Retention {
+            output: args.keep_output.unwrap_or(kept.output),
+            events: args.keep_events.unwrap_or(kept.events),
+            bytes_max: args.keep_bytes.unwrap_or(kept.bytes_max),
+            ..kept
+        },
         output_limit: args.output_limit.map(Into::into),
     }))
 }

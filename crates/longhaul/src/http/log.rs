@@ -80,6 +80,10 @@ pub(super) async fn log(
     let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
     let (file, len) = match opened {
         Ok(Some((file, len))) => (Some(Arc::new(file)), len),
+        Ok(None) if view.doc.run.status.is_terminal() && printed(&view.doc.run.totals, name) => {
+            let text = "the files of this run's output are no longer kept; its events are";
+            return Err(Problem::new(ErrorCode::LogExpired, text).into());
+        }
         Ok(None) => (None, 0),
         Err(error) => return Err(Failure::new(ErrorCode::StoreFailed, format!("the log cannot be read: {error}"))),
     };
@@ -103,6 +107,11 @@ pub(super) async fn log(
     }
     runs::name(&mut response, &key, &view.doc.run.digest);
     Ok(response)
+}
+
+/// Whether there was output on this stream.
+fn printed(totals: &longhaul_model::event::Totals, stream: &str) -> bool {
+    (if stream == "stdout" { totals.stdout_bytes } else { totals.stderr_bytes }) > 0
 }
 
 fn chunks(file: Arc<std::fs::File>, part: Part) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
