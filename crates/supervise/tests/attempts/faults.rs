@@ -330,3 +330,33 @@ fn a_tree_is_gone_within_its_bound() {
     assert!(exit.ran_ms < Duration::from_secs(20).as_millis() as u64);
     assert_eq!((exit.killed_descendants, exit.unkilled), (1, vec![]));
 }
+
+#[test]
+fn a_thousand_cancels_and_kills_leave_nothing() {
+    // Each spends most of its time waiting, so several go on side by side.
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| (0..100).for_each(cancel_or_kill));
+        }
+    });
+}
+
+/// Ends an agent with two sessions of their own below it, the inner one without the marker.
+fn cancel_or_kill(cycle: u32) {
+    let script = "setsid sh -c 'setsid env -i sleep 1000 & echo $!; wait' & wait";
+    let mut attempt = Attempt::start(shell(script));
+    let inner = wait_for("the inner session", || attempt.text("stdout").strip_suffix('\n').map(str::to_owned));
+    let inner = Identity::of(inner.parse().unwrap()).unwrap();
+    let agent = attempt.started();
+    let cancelled = cycle.is_multiple_of(2);
+    if cancelled {
+        attempt.control(1).stop(StopReason::Cancel, 1).unwrap();
+    } else {
+        kill(agent.pid);
+    }
+    let exit = attempt.end();
+    assert_eq!(exit.unkilled, Vec::<i32>::new(), "cycle {cycle}");
+    assert_eq!(exit.stop, if cancelled { Stop::Cancel } else { Stop::None }, "cycle {cycle}");
+    assert!(!agent.identity().alive().unwrap(), "cycle {cycle}: the agent");
+    assert!(!inner.is_some_and(|inner| inner.alive().unwrap()), "cycle {cycle}: what left its session");
+}
