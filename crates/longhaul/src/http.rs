@@ -7,6 +7,7 @@
 mod cancel;
 mod chat;
 mod chat_retry;
+mod dialect;
 mod door;
 mod events;
 mod feed;

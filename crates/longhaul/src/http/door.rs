@@ -13,6 +13,7 @@ use std::time::Instant;
 use subtle::ConstantTimeEq as _;
 
 use super::App;
+use super::dialect;
 use super::peer::Peer;
 use super::reply::{Failure, write_failure};
 
@@ -124,6 +125,7 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
     let given = headers.get("x-request-id").and_then(|v| v.to_str().ok()).filter(|text| is_request_id(text));
     let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let unnamed = dialect::is_asked(&request);
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| &info.0);
     let checked = app.door.check(headers, &path).and_then(|caller| app.door.check_peer(peer, &path).map(|()| caller));
     let mut response = match checked {
@@ -133,11 +135,15 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
         }
         Err(problem) => Failure::from(problem).into_response(),
     };
-    let status = response.status();
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         tracing::debug!(request_id = %id, code = failure.0.code.as_str(), message = %failure.0.message, "refused");
-        response = write_failure(response, &failure, &id);
+        response = if unnamed && dialect::must_be_said(&failure) {
+            dialect::say(&failure, &response, &id)
+        } else {
+            write_failure(response, &failure, &id)
+        };
     }
+    let status = response.status();
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
