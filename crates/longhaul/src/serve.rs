@@ -51,6 +51,8 @@ pub struct Options {
     pub listen: Option<String>,
     /// The token that every request must carry, needed for any address but loopback.
     pub token: Option<String>,
+    /// Whose pages may use the server besides its own.
+    pub allowed_origins: Vec<http::Origin>,
     /// Log as JSON.
     pub log_json: bool,
     /// Runs with a process at once.
@@ -187,7 +189,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
     let app = App {
         engine: engine.clone(),
-        door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback())),
+        door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,

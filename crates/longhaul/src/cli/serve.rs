@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use super::session::Session;
 use super::trouble::Trouble;
 use crate::client::token_file;
+use crate::http::Origin;
 use crate::serve;
 
 /// Bad configuration. Source: sysexits.h, `EX_CONFIG`.
@@ -34,6 +35,9 @@ pub struct Args {
     /// File with the token that requests must carry; needed for any address but loopback
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Origins whose pages may use the server from a browser, as https://app.example; never `*`
+    #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',')]
+    pub allowed_origins: Option<Vec<String>>,
     /// Form of the log on stderr
     #[arg(long, value_enum, default_value_t)]
     pub log: Log,
@@ -62,6 +66,9 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         Some(file) => Some(token_file(file).map_err(|error| bad(error.into()))?),
         None => session.finder.token.clone(),
     };
+    let origins = args.allowed_origins.unwrap_or_default();
+    let allowed_origins = origins.iter().map(|text| Origin::parse(text)).collect::<Result<_, _>>();
+    let allowed_origins = allowed_origins.map_err(|error| bad(Trouble::new(format!("--allowed-origins: {error}"))))?;
     if args.background {
         detach();
     }
@@ -69,6 +76,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         data_dir,
         listen: args.listen,
         token,
+        allowed_origins,
         log_json: args.log == Log::Json,
         live_max: args.live_max.map(Into::into),
         queue_max: args.queue_max,
