@@ -7,6 +7,7 @@ mod args;
 mod attach;
 mod cancel;
 mod completions;
+mod config;
 mod duration;
 mod environment;
 mod escape;

@@ -63,6 +63,12 @@ pub struct Options {
     pub output_limit: Option<u64>,
 }
 
+/// Runs with a process at once where nothing says how many: twice the cores, at least 4.
+pub fn live_max_default() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    (2 * cores).max(4)
+}
+
 /// Why a server did not start or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -310,7 +316,6 @@ fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
 }
 
 fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAddr) -> longhaul_engine::Options {
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let environment: BTreeMap<String, String> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -318,7 +323,7 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAdd
         store,
         data_dir: options.data_dir.clone(),
         exe: PathBuf::from("/proc/self/exe"),
-        live_max: options.live_max.unwrap_or_else(|| (2 * cores).max(4)),
+        live_max: options.live_max.unwrap_or_else(live_max_default),
         queue_max: options.queue_max.unwrap_or(limits::QUEUE_MAX),
         output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
         clock: Arc::new(SystemClock),
