@@ -131,6 +131,9 @@ impl Clock for SystemClock {
 /// Serves until told to stop; the exit status.
 pub fn run(options: Options) -> u8 {
     crate::telemetry::start(options.log_json);
+    // Each reader and each live run costs descriptors; agents get the old limit back.
+    let descriptors = longhaul_supervise::nofile::raise();
+    tracing::debug!(descriptors, "descriptors that may be open");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(512 << 10).build();
     let served = match runtime {
         Ok(runtime) => {
