@@ -7,6 +7,7 @@ mod args;
 mod attach;
 mod cancel;
 mod completions;
+mod config;
 mod duration;
 mod environment;
 mod escape;
@@ -35,3 +36,5 @@ mod wait;
 mod why;
 
 pub use args::{Cli, main};
+pub(crate) use duration::parse as age;
+pub(crate) use serve::share;

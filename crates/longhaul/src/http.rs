@@ -7,6 +7,8 @@
 mod cancel;
 mod chat;
 mod chat_retry;
+mod cors;
+mod dialect;
 mod door;
 mod events;
 mod feed;
@@ -33,6 +35,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use chat_retry::Recent as ChatRetries;
+pub use cors::{Origin, OriginError};
 pub use door::Door;
 pub use openapi::document as openapi_document;
 pub use peer::Peer;

@@ -51,6 +51,8 @@ pub struct Options {
     pub listen: Option<String>,
     /// The token that every request must carry, needed for any address but loopback.
     pub token: Option<String>,
+    /// Whose pages may use the server besides its own.
+    pub allowed_origins: Vec<http::Origin>,
     /// Log as JSON.
     pub log_json: bool,
     /// Runs with a process at once.
@@ -67,6 +69,12 @@ pub struct Options {
     pub retention: Retention,
     /// Bytes of output one run may write.
     pub output_limit: Option<u64>,
+}
+
+/// Runs with a process at once where nothing says how many: twice the cores, at least 4.
+pub fn live_max_default() -> usize {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    (2 * cores).max(4)
 }
 
 /// Why a server did not start or did not end well.
@@ -131,6 +139,9 @@ impl Clock for SystemClock {
 /// Serves until told to stop; the exit status.
 pub fn run(options: Options) -> u8 {
     crate::telemetry::start(options.log_json);
+    // Each reader and each live run costs descriptors; agents get the old limit back.
+    let descriptors = longhaul_supervise::nofile::raise();
+    tracing::debug!(descriptors, "descriptors that may be open");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(512 << 10).build();
     let served = match runtime {
         Ok(runtime) => {
@@ -201,7 +212,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
     let app = App {
         engine: engine.clone(),
-        door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback())),
+        door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,
@@ -322,9 +333,8 @@ fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
 }
 
 fn place_limits(options: &Options) -> PlaceLimits {
-    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     PlaceLimits {
-        live_max: options.live_max.unwrap_or_else(|| (2 * cores).max(4)),
+        live_max: options.live_max.unwrap_or_else(live_max_default),
         queue_max: options.queue_max.unwrap_or(limits::QUEUE_MAX),
         harness_max: options.harness_max.clone(),
         client_max: options.client_max,

@@ -40,14 +40,14 @@ struct Page {
 }
 
 impl Page {
-    fn open(server: &Server, run: &str) -> Option<Self> {
+    fn open(server: &Server, run: &str, types: &[&str]) -> Option<Self> {
         let (package, chromium) = (tool("playwright")?, tool("chromium")?);
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/eventsource.mjs");
         let mut node = Command::new("node")
             .arg(script)
             .args([&package, &chromium, &server.dir.path().join("profile")])
             .args([&server.base, run])
-            .args(TYPES)
+            .args(types)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -97,7 +97,7 @@ async fn an_eventsource_follows_a_run_over_a_crash_and_a_stop_of_the_server() {
     let body = json!({ "run_id": "r", "command": "/bin/sh", "args": ["-c", script], "env": { "STOP": stop } });
     assert_eq!(server.post("/v1/runs", &body).await.0, 201);
     let pid = server.status("r", "running").await["pid"].clone();
-    let Some(mut page) = Page::open(&server, "r") else {
+    let Some(mut page) = Page::open(&server, "r", TYPES) else {
         server.post("/v1/runs/r/cancel?wait_ms=30000", &json!({})).await;
         return;
     };
@@ -147,4 +147,28 @@ async fn an_eventsource_follows_a_run_over_a_crash_and_a_stop_of_the_server() {
     assert_eq!(seen, want, "no gap and no repeat");
     page.close().await;
     assert_no_process(&server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_with_onmessage_alone_sees_every_event_and_what_was_refused() {
+    let server = Server::start().await;
+    server.sh("r", "echo one; echo two").await;
+    server.end("r").await;
+    let Some(mut page) = Page::open(&server, "r", &[]) else { return };
+    page.until("the source to be closed", |page| page.errors.contains(&CLOSED)).await;
+    assert_eq!(page.notes, ["hello"]);
+    let log = server.events("r").await;
+    let seen: Vec<Value> =
+        page.events.iter().map(|e| serde_json::from_str(e["data"].as_str().unwrap()).unwrap()).collect();
+    assert_eq!(seen, log);
+    let ids: Vec<&str> = page.events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, (1..=log.len()).map(|seq| seq.to_string()).collect::<Vec<_>>());
+    page.close().await;
+
+    // A run that was erased: the page is told, and its source is not closed for it.
+    assert_eq!(server.http.delete(server.url("/v1/runs/r")).send().await.unwrap().status(), 200);
+    let Some(mut page) = Page::open(&server, "r", &[]) else { return };
+    page.until("the page to be told", |page| page.notes.contains(&"message".to_owned())).await;
+    assert!(!page.errors.contains(&CLOSED), "{:?}", page.errors);
+    page.close().await;
 }

@@ -273,6 +273,19 @@ fn every_verb_and_option_is_in_the_cli_page() {
 }
 
 #[test]
+fn every_key_of_the_configuration_is_in_the_cli_page() {
+    let text = document("docs/cli.md");
+    let (_, section) = text.split_once("## Configuration").expect("a section");
+    let (section, _) = section.split_once("\n## ").expect("another one after it");
+    let keys = longhaul::config::KEYS;
+    assert_eq!(first_cells(section), set(keys.iter().map(|key| key.name)));
+    for key in keys {
+        let row = section.lines().find(|line| line.starts_with(&format!("| `{}` |", key.name))).expect("a row");
+        assert!(key.variable.is_none_or(|name| row.contains(&format!("`{name}`"))), "{row}");
+    }
+}
+
+#[test]
 fn the_harness_page_says_what_each_honours() {
     let text = document("docs/harnesses.md");
     // The first table alone: what is under it holds for every harness.

@@ -22,7 +22,7 @@ use crate::durable::Reserve;
 use crate::lock::{FileLock, LockError};
 use crate::record::{Exit, How, Started, unix_ms};
 use crate::spec::{AttemptSpec, Stdin};
-use crate::{durable, limits, record};
+use crate::{durable, limits, nofile, record};
 
 /// What to start; written last, so that a directory with it is complete.
 pub const SPEC: &str = "spec";
@@ -162,18 +162,21 @@ impl AttemptDir {
         self.path.join(name)
     }
 
-    /// Starts `exe shim DIR` with null stdio, in `/`, with an empty environment. `exe` is normally `/proc/self/exe`.
+    /// Starts `exe shim DIR` with null stdio, in `/`, with an environment that holds at most its
+    /// limit of descriptors. `exe` is normally `/proc/self/exe`.
     /// The caller reaps the returned shim; dropping the handle does not end it. Launching twice starts one agent.
     ///
     /// # Errors
     /// The process could not be made; the attempt stays as it was.
     pub fn launch(&self, exe: &Path) -> io::Result<Child> {
         let dir = std::fs::canonicalize(&self.path)?;
-        Command::new(exe)
+        let mut command = Command::new(exe);
+        command.env_clear();
+        nofile::pass_on(&mut command);
+        command
             .arg0("longhaul")
             .arg("shim")
             .arg(dir)
-            .env_clear()
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())

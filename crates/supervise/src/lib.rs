@@ -18,6 +18,7 @@ pub mod input;
 pub mod kill;
 pub mod limits;
 pub mod lock;
+pub mod nofile;
 pub mod order;
 mod procfs;
 pub mod record;

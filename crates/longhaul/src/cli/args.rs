@@ -8,9 +8,9 @@ use clap::{Args, Parser, Subcommand};
 
 use super::environment::Environment;
 use super::session::Session;
-use super::trouble::{OWN, Trouble};
+use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
+    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -49,6 +49,9 @@ pub struct Global {
     /// Where the server keeps everything [default: ~/.local/state/longhaul]
     #[arg(long, global = true, value_name = "DIR", help_heading = "Global options")]
     pub data_dir: Option<PathBuf>,
+    /// Configuration file [default: $XDG_CONFIG_HOME/longhaul/config.toml, else /etc/longhaul/config.toml]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub config: Option<PathBuf>,
     /// Project [default: the name of the git root, else default]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub project: Option<String>,
@@ -69,6 +72,7 @@ enum Verb {
     Serve(serve::Args),
     Server(server::Args),
     Verify(verify::Args),
+    Config(config::Args),
     /// Print the version
     Version,
     Completions(completions::Args),
@@ -101,10 +105,14 @@ pub fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> u8 {
 
 impl Cli {
     fn dispatch(self, environment: Environment) -> Result<u8, Trouble> {
-        let session = Session::new(self.global, environment)?;
+        // Of a client's verbs 78 could be the agent's own status.
+        let of_server = matches!(self.verb, Verb::Serve(_) | Verb::Server(_) | Verb::Config(_));
+        let bad = |trouble: Trouble| if of_server { trouble.status(BAD_CONFIG) } else { trouble };
+        let session = Session::new(self.global, environment).map_err(bad)?;
         match self.verb {
             Verb::Serve(args) => return serve::run(args, &session),
             Verb::Verify(args) => return verify::run(&args, &session),
+            Verb::Config(args) => return config::run(&args, &session),
             Verb::Version => return version::run(&session),
             Verb::Completions(args) => return completions::run(&args, &session),
             _ => {}
@@ -134,7 +142,7 @@ impl Verb {
             Self::Rm(args) => rm::run(args, session).await,
             Self::Prune(args) => prune::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
-            Self::Serve(_) | Self::Verify(_) | Self::Version | Self::Completions(_) => Ok(OWN),
+            Self::Serve(_) | Self::Verify(_) | Self::Config(_) | Self::Version | Self::Completions(_) => Ok(OWN),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `longhaul serve`: the server, in the foreground or let go of by whoever started it.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -8,18 +9,15 @@ use longhaul_engine::Retention;
 
 use super::duration;
 use super::session::Session;
-use super::trouble::Trouble;
+use super::trouble::{BAD_CONFIG, Trouble};
 use crate::client::token_file;
+use crate::http::Origin;
 use crate::serve;
 
-/// Bad configuration. Source: sysexits.h, `EX_CONFIG`.
-const BAD_CONFIG: u8 = 78;
-
 /// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Log {
     /// For people
-    #[default]
     Text,
     /// One JSON object a line
     Json,
@@ -28,6 +26,7 @@ pub enum Log {
 /// Run the server in the foreground
 ///
 /// The exit status is 75 if the data directory or the address is held by another, 78 if the configuration is bad.
+/// What no option says is taken from variables, then from the configuration file: longhaul config print.
 /// Ending it does not end a run; the next server takes over.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,9 +36,12 @@ pub struct Args {
     /// File with the token that requests must carry; needed for any address but loopback
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// Form of the log on stderr
-    #[arg(long, value_enum, default_value_t)]
-    pub log: Log,
+    /// Origins whose pages may use the server from a browser, as https://app.example; never `*`
+    #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',')]
+    pub allowed_origins: Option<Vec<String>>,
+    /// Form of the log on stderr [default: text]
+    #[arg(long, value_enum)]
+    pub log: Option<Log>,
     /// Runs with a process at once [default: twice the cores, at least 4]
     #[arg(long, value_name = "COUNT")]
     pub live_max: Option<std::num::NonZeroUsize>,
@@ -72,8 +74,19 @@ pub struct Args {
     pub background: bool,
 }
 
-/// A name and how many places it has.
-fn share(text: &str) -> Result<(String, usize), String> {
+/// What the options say, else the configuration, which was checked when it was read.
+fn shares(given: Vec<(String, usize)>, configured: Option<&[String]>) -> BTreeMap<String, usize> {
+    if !given.is_empty() {
+        return given.into_iter().collect();
+    }
+    configured.unwrap_or_default().iter().filter_map(|text| share(text).ok()).collect()
+}
+
+/// A name and how many places it has: `NAME=COUNT`.
+///
+/// # Errors
+/// What it must be.
+pub(crate) fn share(text: &str) -> Result<(String, usize), String> {
     let (name, count) = text.split_once('=').ok_or("must be NAME=COUNT")?;
     if name.is_empty() {
         return Err("must be NAME=COUNT".to_owned());
@@ -89,31 +102,39 @@ fn share(text: &str) -> Result<(String, usize), String> {
 pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let bad = |trouble: Trouble| trouble.status(BAD_CONFIG);
     let data_dir = session.data_dir().map_err(bad)?.to_owned();
-    let token = match &args.token_file {
+    let config = &session.config;
+    let configured = config.text("server.token_file").map(Path::new).filter(|_| !session.token_given);
+    let token = match args.token_file.as_deref().or(configured) {
         Some(file) => Some(token_file(file).map_err(|error| bad(error.into()))?),
         None => session.finder.token.clone(),
     };
+    let origins = args.allowed_origins.as_deref().or(config.list("server.allowed_origins")).unwrap_or_default();
+    let allowed_origins = origins.iter().map(|text| Origin::parse(text)).collect::<Result<_, _>>();
+    let allowed_origins = allowed_origins.map_err(|error| bad(Trouble::new(format!("--allowed-origins: {error}"))))?;
+    let number = |name| config.number(name);
     let kept = Retention::default();
+    let age = |name| config.text(name).and_then(|text| duration::parse(text).ok());
     if args.background {
         detach();
     }
     Ok(serve::run(serve::Options {
         data_dir,
-        listen: args.listen,
+        listen: args.listen.or_else(|| config.text("server.listen").map(str::to_owned)),
         token,
-        log_json: args.log == Log::Json,
-        live_max: args.live_max.map(Into::into),
-        queue_max: args.queue_max,
-        harness_max: args.harness_max.into_iter().collect(),
-        client_max: args.client_max.map(Into::into),
-        reserved: args.reserve.into_iter().collect(),
+        allowed_origins,
+        log_json: args.log.map_or(config.text("server.log") == Some("json"), |log| log == Log::Json),
+        live_max: args.live_max.map(Into::into).or_else(|| number("limits.live_max").map(|n| n as usize)),
+        queue_max: args.queue_max.or_else(|| number("limits.queue_max").map(|n| n as usize)),
+        harness_max: shares(args.harness_max, config.list("limits.harness_max")),
+        client_max: args.client_max.map(Into::into).or_else(|| number("limits.client_max").map(|n| n as usize)),
+        reserved: shares(args.reserve, config.list("limits.reserve")),
         retention: Retention {
-            output: args.keep_output.unwrap_or(kept.output),
-            events: args.keep_events.unwrap_or(kept.events),
-            bytes_max: args.keep_bytes.unwrap_or(kept.bytes_max),
+            output: args.keep_output.or_else(|| age("limits.keep_output")).unwrap_or(kept.output),
+            events: args.keep_events.or_else(|| age("limits.keep_events")).unwrap_or(kept.events),
+            bytes_max: args.keep_bytes.or_else(|| number("limits.keep_bytes")).unwrap_or(kept.bytes_max),
             ..kept
         },
-        output_limit: args.output_limit.map(Into::into),
+        output_limit: args.output_limit.map(Into::into).or_else(|| number("limits.output_limit")),
     }))
 }
 

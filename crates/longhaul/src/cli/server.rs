@@ -80,8 +80,9 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
 
 async fn start(session: &Session, listen: Option<&str>) -> Result<u8, Trouble> {
     let data_dir = own_data_dir(session)?;
-    let (server, launched) =
-        launch(data_dir, listen.map_or(Listen::Default, Listen::Only), session.finder.token.clone()).await?;
+    let finder = &session.finder;
+    let listen = listen.map_or_else(|| finder.listen(), Listen::Only);
+    let (server, launched) = launch(data_dir, listen, finder.config.as_deref(), finder.token.clone()).await?;
     let how = if launched.is_some() { "started server" } else { "already running:" };
     session.screen.out(&format!("{how} pid {} at {}\n", server.info.pid, server.client.address()))?;
     Ok(0)
@@ -112,8 +113,8 @@ async fn restart(session: &Session) -> Result<u8, Trouble> {
     if let Some(old) = &old {
         end(data_dir, old).await?;
     }
-    let listen = old.as_ref().map_or(Listen::Default, |old| Listen::Rather(&old.info.address));
-    let (server, _) = launch_under(&lock, data_dir, listen, token).await?;
+    let listen = old.as_ref().map_or_else(|| session.finder.listen(), |old| Listen::Rather(&old.info.address));
+    let (server, _) = launch_under(&lock, data_dir, listen, session.finder.config.as_deref(), token).await?;
     let was = old.map(|old| format!(" (was pid {})", old.info.pid)).unwrap_or_default();
     let line = format!("started server pid {} at {}{was}\n", server.info.pid, server.client.address());
     session.screen.out(&line)?;

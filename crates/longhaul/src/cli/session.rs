@@ -13,7 +13,8 @@ use super::environment::Environment;
 use super::project;
 use super::screen::Screen;
 use super::trouble::Trouble;
-use crate::client::{Client, Finder, Launched, Origin, Settings, Starting};
+use crate::client::{Client, Finder, Launched, Origin, Settings, Starting, token_file};
+use crate::config::Config;
 
 /// The version of this program.
 pub const VERSION: &str = crate::VERSION;
@@ -25,6 +26,12 @@ pub struct Session {
     pub environment: Environment,
     /// The output streams.
     pub screen: Screen,
+    /// What file and variables say.
+    pub config: Config,
+    /// Whether the token is an option's or a variable's, which stands above every file.
+    pub token_given: bool,
+    /// Whether the data directory is an option's.
+    pub data_dir_named: bool,
     /// How a server is found.
     pub finder: Finder,
     /// The project, and whether it was named by an option.
@@ -38,14 +45,27 @@ impl Session {
     /// # Errors
     /// A configuration file or an option cannot be used.
     pub fn new(global: Global, environment: Environment) -> Result<Self, Trouble> {
-        let settings = Settings::load(&environment.config_files(), environment.cwd.as_deref())?;
+        let named = global.config.as_deref().map(|file| absolute(file, &environment)).transpose()?;
+        let config = Config::load(named.as_deref(), &environment.config_files(), |name| environment.text(name))?;
+        let settings = Settings::load(&config, environment.cwd.as_deref())?;
         let named = global.project.as_deref().or(environment.project()).or(settings.project.as_deref());
         let project = match named {
             Some(name) => ProjectId::parse(name).map_err(|error| Trouble::new(format!("project {name:?}: {error}")))?,
             None => project::of_directory(environment.cwd.as_deref()),
         };
-        let finder = finder(&global, &settings, &environment)?;
-        Ok(Self { screen: Screen::look(&environment), finder, project, environment, skew_said: Cell::new(false) })
+        let finder = finder(&global, &config, &settings, &environment)?;
+        let token_given = global.token.is_some() || environment.token().is_some();
+        let data_dir_named = global.data_dir.is_some();
+        Ok(Self {
+            config,
+            token_given,
+            data_dir_named,
+            screen: Screen::look(&environment),
+            finder,
+            project,
+            environment,
+            skew_said: Cell::new(false),
+        })
     }
 
     /// The data directory.
@@ -107,10 +127,10 @@ fn skew(server: &str, address: &str) -> String {
     format!("longhaul: this is version {VERSION}, the server at {address} is {server}; {remedy}")
 }
 
-fn finder(global: &Global, settings: &Settings, environment: &Environment) -> Result<Finder, Trouble> {
+fn finder(global: &Global, config: &Config, settings: &Settings, environment: &Environment) -> Result<Finder, Trouble> {
     let data_dir = match &global.data_dir {
         Some(dir) => Some(absolute(dir, environment)?),
-        None => environment.data_dir(),
+        None => config.text("server.data_dir").map(PathBuf::from).or_else(|| environment.data_dir()),
     };
     // An explicit data directory names its server, whatever the surroundings say.
     let surroundings = global.data_dir.is_none();
@@ -123,7 +143,17 @@ fn finder(global: &Global, settings: &Settings, environment: &Environment) -> Re
     };
     let token = global.token.clone().or_else(|| environment.token().map(ToOwned::to_owned));
     let token = token.or_else(|| settings.token.clone());
-    Ok(Finder { named, data_dir, token, inside_run: environment.inside_run().map(ToOwned::to_owned) })
+    // The token of our own server is nobody else's.
+    let of_server = || config.text("server.token_file").filter(|_| named.is_none()).map(Path::new);
+    let token = token.or_else(|| of_server().and_then(|file| token_file(file).ok()));
+    Ok(Finder {
+        token,
+        named,
+        data_dir,
+        inside_run: environment.inside_run().map(ToOwned::to_owned),
+        listen: config.text("server.listen").map(ToOwned::to_owned),
+        config: config.file.clone().filter(|_| config.named),
+    })
 }
 
 fn absolute(dir: &Path, environment: &Environment) -> Result<PathBuf, Trouble> {
@@ -144,7 +174,7 @@ mod tests {
             let global = Global { server: server.map(Into::into), data_dir: dir.map(Into::into), ..Global::default() };
             let environment = Environment::of(env.map(|address| ("LONGHAUL_SERVER", address)));
             let settings = Settings { server: Some(("file:1".into(), "/c".into())), ..Settings::default() };
-            finder(&global, &settings, &environment).unwrap().named.map(|(address, _)| address)
+            finder(&global, &Config::default(), &settings, &environment).unwrap().named.map(|(address, _)| address)
         };
         assert_eq!(named(Some("flag:1"), Some("/d"), Some("env:1")).as_deref(), Some("flag:1"));
         assert_eq!(named(None, None, Some("env:1")).as_deref(), Some("env:1"));

@@ -7,6 +7,10 @@ use std::fmt;
 use longhaul_model::IdError;
 
 use crate::client::{ClientError, LaunchError, SettingsError};
+use crate::config::ConfigError;
+
+/// Bad configuration. Source: sysexits.h, `EX_CONFIG`.
+pub const BAD_CONFIG: u8 = 78;
 
 /// Longhaul's own trouble. Source: DESIGN 9.
 pub const OWN: u8 = 125;
@@ -53,6 +57,12 @@ impl fmt::Display for Trouble {
 impl From<SettingsError> for Trouble {
     fn from(error: SettingsError) -> Self {
         Self::new(error.to_string()).help("correct the file or move it away")
+    }
+}
+
+impl From<ConfigError> for Trouble {
+    fn from(error: ConfigError) -> Self {
+        Self::new(error.to_string()).help("what there is: longhaul config schema")
     }
 }
 

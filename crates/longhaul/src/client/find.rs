@@ -48,6 +48,10 @@ pub struct Finder {
     pub token: Option<String>,
     /// The run around us, if this is the inside of one.
     pub inside_run: Option<String>,
+    /// Where a server that is started must listen, if the configuration says so.
+    pub listen: Option<String>,
+    /// The configuration file to name to it.
+    pub config: Option<PathBuf>,
 }
 
 /// A server that answers.
@@ -91,8 +95,14 @@ impl Finder {
         if starting == Starting::Refused {
             return Err(ClientError::NoServer { data_dir: data_dir.to_owned() });
         }
-        let (local, launched) = launch::launch(data_dir, Listen::Default, self.token.clone()).await?;
+        let (local, launched) =
+            launch::launch(data_dir, self.listen(), self.config.as_deref(), self.token.clone()).await?;
         Ok(Found { client: local.client, version: Some(local.info.version), launched })
+    }
+
+    /// Where a server that is started listens if its command does not say.
+    pub fn listen(&self) -> Listen<'_> {
+        self.listen.as_deref().map_or(Listen::Default, Listen::Only)
     }
 
     /// The data directory.
@@ -167,6 +177,8 @@ mod tests {
             data_dir: Some(dir.path().to_owned()),
             token: None,
             inside_run: Some("outer".into()),
+            listen: None,
+            config: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let error = runtime.block_on(finder.find(Starting::Allowed)).unwrap_err();

@@ -148,10 +148,11 @@ pub fn log_path(data_dir: &Path) -> PathBuf {
 pub async fn launch(
     data_dir: &Path,
     listen: Listen<'_>,
+    config: Option<&Path>,
     token: Option<String>,
 ) -> Result<(LocalServer, Option<Launched>), ClientError> {
     let lock = StartLock::take(data_dir).await?;
-    launch_under(&lock, data_dir, listen, token).await
+    launch_under(&lock, data_dir, listen, config, token).await
 }
 
 /// The same, under a lock that is already held.
@@ -162,6 +163,7 @@ pub async fn launch_under(
     _lock: &StartLock,
     data_dir: &Path,
     listen: Listen<'_>,
+    config: Option<&Path>,
     token: Option<String>,
 ) -> Result<(LocalServer, Option<Launched>), ClientError> {
     if let Some(server) = local_server(data_dir, token.clone()).await? {
@@ -175,7 +177,7 @@ pub async fn launch_under(
     if listen == Listen::Default && TcpListener::bind(address).is_err() {
         address = ANY_PORT;
     }
-    let mut child = spawn(data_dir, address, &log)?;
+    let mut child = spawn(data_dir, address, config, &log)?;
     let deadline = Instant::now() + LAUNCH_PATIENCE;
     loop {
         if let Some(server) = local_server(data_dir, token.clone()).await?
@@ -193,7 +195,7 @@ pub async fn launch_under(
             // Somebody took the port between the look and the bind.
             if status.code() == Some(HELD) && !matches!(listen, Listen::Only(_)) && address != ANY_PORT {
                 address = ANY_PORT;
-                child = spawn(data_dir, address, &log)?;
+                child = spawn(data_dir, address, config, &log)?;
                 continue;
             }
             return Err(LaunchError::Ended { status: status.to_string(), tail: tail(&log), log }.into());
@@ -206,7 +208,7 @@ pub async fn launch_under(
     }
 }
 
-fn spawn(data_dir: &Path, listen: &str, log: &Path) -> Result<Child, LaunchError> {
+fn spawn(data_dir: &Path, listen: &str, config: Option<&Path>, log: &Path) -> Result<Child, LaunchError> {
     let prepare = |source| LaunchError::Prepare { path: log.to_owned(), source };
     if std::fs::metadata(log).is_ok_and(|facts| facts.len() > LOG_BYTES_MAX) {
         std::fs::rename(log, log.with_extension("log.1")).map_err(prepare)?;
@@ -216,6 +218,9 @@ fn spawn(data_dir: &Path, listen: &str, log: &Path) -> Result<Child, LaunchError
     let program = program();
     let mut command = Command::new(&program);
     command.arg("serve").arg("--background").arg("--data-dir").arg(data_dir).args(["--listen", listen]);
+    if let Some(file) = config {
+        command.arg("--config").arg(file);
+    }
     // What names a server, a run or a secret of this caller is not the server's.
     for name in ["LONGHAUL_TOKEN", "LONGHAUL_SERVER", "LONGHAUL_RUN_ID", "LONGHAUL_PROJECT", MARKER_ENV] {
         command.env_remove(name);

@@ -1,12 +1,14 @@
 //! What configuration files say to a client.
 //!
-//! Job: the `[client]` table of the user's and the host's `config.toml`, and the project named by a `longhaul.toml`
-//! above the working directory. Never: takes a server or a token from a `longhaul.toml`, since whoever wrote a
+//! Job: the `[client]` table of the configuration file, and the project named by a `longhaul.toml` above the working
+//! directory. Never: takes a server or a token from a `longhaul.toml`, since whoever wrote a
 //! repository could then send a user's prompts and variables elsewhere.
 
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
+
+use crate::config::Config;
 
 /// The largest file that is read; a client's settings are a few lines.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -33,17 +35,20 @@ pub struct SettingsError {
 }
 
 impl Settings {
-    /// Reads `files`, the first one that says something winning, then the nearest `longhaul.toml` at or above `cwd`.
+    /// What the configuration file says, then the nearest `longhaul.toml` at or above `cwd`. Variables are not asked
+    /// here: they stand above both.
     ///
     /// # Errors
-    /// [`SettingsError`]; an absent file is no error.
-    pub fn load(files: &[PathBuf], cwd: Option<&Path>) -> Result<Self, SettingsError> {
-        let mut settings = Self::default();
-        for path in files {
-            if let Some(table) = read(path)? {
-                settings.add(path, &table)?;
-            }
-        }
+    /// [`SettingsError`]; an absent `longhaul.toml` is no error.
+    pub fn load(config: &Config, cwd: Option<&Path>) -> Result<Self, SettingsError> {
+        let own = |name| config.text_of_file(name).map(str::to_owned);
+        let token = match (own("client.token"), own("client.token_file")) {
+            (Some(token), _) => Some(token),
+            (None, Some(file)) => Some(token_file(Path::new(&file))?),
+            (None, None) => None,
+        };
+        let server = own("client.server").zip(config.file.clone());
+        let mut settings = Self { server, token, project: own("client.project") };
         for dir in cwd.into_iter().flat_map(Path::ancestors) {
             let path = dir.join("longhaul.toml");
             if let Some(table) = read(&path)? {
@@ -52,28 +57,6 @@ impl Settings {
             }
         }
         Ok(settings)
-    }
-
-    fn add(&mut self, path: &Path, table: &Table) -> Result<(), SettingsError> {
-        let client = match table.get("client") {
-            None => return Ok(()),
-            Some(Value::Table(client)) => client,
-            Some(_) => return Err(wrong(path, "`client` must be a table")),
-        };
-        if self.server.is_none() {
-            self.server = text(path, client, "server")?.map(|server| (server, path.to_owned()));
-        }
-        if self.token.is_none() {
-            self.token = match (text(path, client, "token")?, text(path, client, "token_file")?) {
-                (Some(token), _) => Some(token),
-                (None, Some(file)) => Some(token_file(Path::new(&file))?),
-                (None, None) => None,
-            };
-        }
-        if self.project.is_none() {
-            self.project = text(path, client, "project")?;
-        }
-        Ok(())
     }
 }
 
@@ -119,21 +102,20 @@ mod tests {
     fn a_repository_names_its_project_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let user = dir.path().join("config.toml");
-        let host = dir.path().join("host.toml");
         let inner = dir.path().join("repo/src");
         std::fs::create_dir_all(&inner).unwrap();
         std::fs::write(dir.path().join("token"), " s3cret\n").unwrap();
         let token_file = dir.path().join("token");
-        std::fs::write(&user, format!("[client]\ntoken_file = {token_file:?}\nproject = \"mine\"\n[server]\nx = 1\n"))
-            .unwrap();
-        std::fs::write(&host, "[client]\nserver = \"10.0.0.1:1\"\ntoken = \"other\"\n").unwrap();
+        let client = format!("[client]\nserver = \"10.0.0.1:1\"\ntoken_file = {token_file:?}\nproject = \"mine\"\n");
+        std::fs::write(&user, client).unwrap();
         std::fs::write(dir.path().join("repo/longhaul.toml"), "project = \"p\"\n[client]\nserver = \"evil:1\"\n")
             .unwrap();
-        let settings = Settings::load(&[user, host.clone()], Some(&inner)).unwrap();
+        let config = Config::load(Some(&user), &[], |_| None).unwrap();
+        let settings = Settings::load(&config, Some(&inner)).unwrap();
         assert_eq!(
             settings,
             Settings {
-                server: Some(("10.0.0.1:1".into(), host)),
+                server: Some(("10.0.0.1:1".into(), user)),
                 token: Some("s3cret".into()),
                 project: Some("p".into())
             }
@@ -143,12 +125,11 @@ mod tests {
     #[test]
     fn a_mistake_names_its_file() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.toml");
-        for bad in ["client = 1", "[client]\nserver = 3", "[client]\ntoken = \"\"", "[client"] {
+        let path = dir.path().join("longhaul.toml");
+        for bad in ["project = 1", "project = \"\"", "[project"] {
             std::fs::write(&path, bad).unwrap();
-            let error = Settings::load(std::slice::from_ref(&path), None).unwrap_err();
+            let error = Settings::load(&Config::default(), Some(dir.path())).unwrap_err();
             assert_eq!(error.path, path, "{bad}");
         }
-        assert_eq!(Settings::load(&[dir.path().join("absent")], None).unwrap(), Settings::default());
     }
 }

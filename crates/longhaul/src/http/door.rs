@@ -1,7 +1,7 @@
 //! The door: who may come in, and what is written down about each who did.
 //!
 //! A server on loopback answers those who call it by a loopback name; a server on any other address answers those with
-//! the token. A web page of another origin gets nothing from either.
+//! the token. A web page of another origin gets nothing from either, unless its origin was allowed by name.
 
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -13,6 +13,8 @@ use std::time::Instant;
 use subtle::ConstantTimeEq as _;
 
 use super::App;
+use super::cors::{self, Origin, Origins};
+use super::dialect;
 use super::peer::Peer;
 use super::reply::{Failure, write_failure};
 
@@ -26,6 +28,8 @@ pub struct Door {
     token: Option<[u8; 32]>,
     /// Whether the server is bound to loopback only.
     loopback: bool,
+    /// Whose pages may use it.
+    origins: Origins,
 }
 
 /// Who calls: a digest of the token, or nothing.
@@ -34,8 +38,9 @@ pub struct Caller(pub String);
 
 impl Door {
     /// The rules for a server with this token on this kind of address.
-    pub fn new(token: Option<&str>, loopback: bool) -> Self {
-        Self { token: token.map(|t| Sha256::digest(t.as_bytes()).into()), loopback }
+    pub fn new(token: Option<&str>, loopback: bool, origins: Vec<Origin>) -> Self {
+        let token = token.map(|t| Sha256::digest(t.as_bytes()).into());
+        Self { token, loopback, origins: Origins::new(origins) }
     }
 
     /// A loopback caller without a token must be this server's own user, or root.
@@ -59,7 +64,8 @@ impl Door {
         }
     }
 
-    fn check(&self, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
+    /// The names in a request must be those that this server goes by, and of pages it knows.
+    fn check_names(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         if self.loopback && !is_loopback_name(host_name(host)) {
             return Err(Problem::new(
@@ -68,7 +74,7 @@ impl Door {
             )
             .param("Host"));
         }
-        if let Some(origin) = headers.get(header::ORIGIN) {
+        if let Some(origin) = headers.get(header::ORIGIN).filter(|origin| !self.origins.allow(origin)) {
             let origin = origin.to_str().unwrap_or_default();
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
             if own != Some(host) {
@@ -79,6 +85,11 @@ impl Door {
                 .param("Origin"));
             }
         }
+        Ok(())
+    }
+
+    fn check(&self, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
+        self.check_names(headers)?;
         let Some(expected) = &self.token else { return Ok(Caller::default()) };
         let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let given = given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -124,23 +135,34 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
     let given = headers.get("x-request-id").and_then(|v| v.to_str().ok()).filter(|text| is_request_id(text));
     let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let unnamed = dialect::is_asked(&request);
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| &info.0);
+    let origin = headers.get(header::ORIGIN).cloned();
+    let preflight = app.door.origins.is_preflight(&method, headers);
     let checked = app.door.check(headers, &path).and_then(|caller| app.door.check_peer(peer, &path).map(|()| caller));
     let mut response = match checked {
+        _ if preflight => {
+            app.door.check_names(headers).map_or_else(|p| Failure::from(p).into_response(), |()| cors::preflight())
+        }
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => Failure::from(problem).into_response(),
     };
-    let status = response.status();
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         tracing::debug!(request_id = %id, code = failure.0.code.as_str(), message = %failure.0.message, "refused");
-        response = write_failure(response, &failure, &id);
+        response = if unnamed && dialect::must_be_said(&failure) {
+            dialect::say(&failure, &response, &id)
+        } else {
+            write_failure(response, &failure, &id)
+        };
     }
+    let status = response.status();
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", value);
     }
+    app.door.origins.mark(origin.as_ref(), response.headers_mut());
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let took = began.elapsed();
     metrics::counter!("longhaul_http_requests_total", "status" => status.as_u16().to_string()).increment(1);
@@ -165,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_loopback_server_answers_to_loopback_names_only() {
-        let door = Door::new(None, true);
+        let door = Door::new(None, true, vec![]);
         for host in ["localhost:4437", "127.0.0.1:4437", "127.0.0.1", "[::1]:4437", "LOCALHOST"] {
             assert!(door.check(&headers(&[("host", host)]), "/v1/runs").is_ok(), "{host}");
         }
@@ -177,7 +199,7 @@ mod tests {
 
     #[test]
     fn another_origin_gets_nothing() {
-        let door = Door::new(None, true);
+        let door = Door::new(None, true, vec![]);
         let ask = |origin| door.check(&headers(&[("host", "127.0.0.1:4437"), ("origin", origin)]), "/v1/runs");
         assert!(ask("http://127.0.0.1:4437").is_ok());
         for origin in ["http://127.0.0.1:9999", "https://evil.example", "null"] {
@@ -187,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_token_is_needed_and_compared() {
-        let door = Door::new(Some("s3cret"), false);
+        let door = Door::new(Some("s3cret"), false, vec![]);
         let ask = |value: &str, path| door.check(&headers(&[("host", "h"), ("authorization", value)]), path);
         assert!(ask("Bearer s3cret", "/v1/runs").is_ok());
         assert_eq!(ask("Bearer nope", "/v1/runs").unwrap_err().code, ErrorCode::Unauthorized);

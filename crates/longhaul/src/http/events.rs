@@ -9,6 +9,7 @@ use longhaul_model::{Seq, limits};
 use longhaul_store::{EventPage, ReadLimit};
 use serde_json::value::RawValue;
 
+use super::dialect::{self, Dialect};
 use super::query::{PathId, Query};
 use super::reply::Failure;
 use super::sse::{Reader, Shape};
@@ -37,10 +38,11 @@ pub(super) async fn events(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let query = Query::parse(query.as_deref(), &["project", "after", "limit"])?;
+    let query = Query::parse(query.as_deref(), &["project", "after", "limit", dialect::PARAMETER])?;
     let key = query.key(&id)?;
     let cursor = query.cursor(&headers)?;
-    let stream = wants_stream(&headers);
+    let dialect = Dialect::of(&query)?;
+    let stream = dialect == Dialect::Unnamed || wants_stream(&headers);
     if stream && app.draining.is_cancelled() {
         return Ok(sse::come_back());
     }
@@ -59,13 +61,13 @@ pub(super) async fn events(
     }
     // Counted in only now: whoever was refused never was a reader, and its leaving means nothing.
     let guard = app.engine.reader(&key).await;
-    let opening = sse::hello(first.earliest, first.tail, view.doc.run.status.as_str());
+    let opening = sse::hello(dialect, first.earliest, first.tail, view.doc.run.status.as_str());
     let reader = Reader {
         app: app.clone(),
         stream: view.stream,
         tail,
         cursor,
-        shape: Shape::Events,
+        shape: Shape::Events(dialect),
         opening: Some(opening),
         guard,
         over: false,

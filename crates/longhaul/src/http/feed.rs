@@ -11,9 +11,9 @@ use futures_util::stream;
 use longhaul_api::{EventList, sse as frame};
 use longhaul_model::{ProjectId, Seq, event, limits};
 use longhaul_store::ReadLimit;
-use serde_json::json;
 use tokio::sync::watch;
 
+use super::dialect::{self, Dialect};
 use super::query::Query;
 use super::reply::Failure;
 use super::{App, events, sse};
@@ -21,6 +21,7 @@ use super::{App, events, sse};
 struct Follower {
     app: App,
     project: Option<ProjectId>,
+    dialect: Dialect,
     cursor: Seq,
     tail: watch::Receiver<Seq>,
     opening: Option<String>,
@@ -43,7 +44,7 @@ impl Follower {
                     for entry in &page.entries {
                         let name = event::peek_type(&entry.wire);
                         let data = String::from_utf8_lossy(&entry.wire);
-                        out.push_str(&frame::frame(&entry.position.to_string(), name, &data));
+                        out.push_str(&self.dialect.event(&entry.position.to_string(), name, &data));
                     }
                     if !out.is_empty() {
                         return Some(out);
@@ -55,8 +56,7 @@ impl Follower {
                 Err(longhaul_store::StoreError::Closed) => return Some(self.drain()),
                 Err(error) => {
                     self.over = true;
-                    let failure = Failure::from(error);
-                    return Some(frame::frame_without_id(Some("error"), &failure.0.body("").to_string()));
+                    return Some(self.dialect.error(&Failure::from(error)));
                 }
             }
             let draining = self.app.draining.clone();
@@ -71,9 +71,7 @@ impl Follower {
 
     fn drain(&mut self) -> String {
         self.over = true;
-        let retry = sse::retry_ms();
-        let data = json!({ "retry_ms": retry, "cursor": self.cursor }).to_string();
-        frame::retry(retry) + &frame::frame_without_id(Some("draining"), &data)
+        sse::draining(self.dialect, self.cursor)
     }
 }
 
@@ -83,11 +81,12 @@ pub(super) async fn feed(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let query = Query::parse(query.as_deref(), &["project", "after", "limit"])?;
+    let query = Query::parse(query.as_deref(), &["project", "after", "limit", dialect::PARAMETER])?;
     let project = query.project()?;
     let cursor = query.cursor(&headers)?;
     let limit = query.number("limit", 1, limits::PAGE_EVENTS_MAX as u64)?.unwrap_or(100) as usize;
-    let streaming = events::wants_stream(&headers);
+    let dialect = Dialect::of(&query)?;
+    let streaming = dialect == Dialect::Unnamed || events::wants_stream(&headers);
     if streaming && app.draining.is_cancelled() {
         return Ok(sse::come_back());
     }
@@ -106,8 +105,8 @@ pub(super) async fn feed(
         })
         .into_response());
     }
-    let opening = Some(sse::hello(page.earliest, page.tail, "live"));
-    let follower = Follower { app, project, cursor, tail, opening, over: false };
+    let opening = Some(sse::hello(dialect, page.earliest, page.tail, "live"));
+    let follower = Follower { app, project, dialect, cursor, tail, opening, over: false };
     Ok(sse::respond(stream::unfold(follower, |mut follower| async move {
         let bytes = follower.next().await?;
         Some((Ok::<_, Infallible>(Bytes::from(bytes)), follower))

@@ -17,14 +17,15 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::App;
+use super::dialect::Dialect;
 
 /// Bytes of events that one reader holds at a time.
 const PAGE_BYTES: usize = 64 << 10;
 
 /// The shape of a stream's frames.
 pub(super) enum Shape {
-    /// Every event, by name.
-    Events,
+    /// Every event.
+    Events(Dialect),
     /// Chat chunks, and nothing that a strict client would take for one.
     Chat {
         /// Folds events into chunks.
@@ -52,9 +53,15 @@ pub(super) fn retry_ms() -> u64 {
 }
 
 /// The first frame of a stream of events.
-pub(super) fn hello(earliest: Seq, tail: Seq, status: &str) -> String {
-    let data = json!({ "earliest": earliest, "tail": tail, "status": status }).to_string();
-    sse::retry(retry_ms()) + &sse::frame_without_id(Some("hello"), &data)
+pub(super) fn hello(dialect: Dialect, earliest: Seq, tail: Seq, status: &str) -> String {
+    let data = json!({ "earliest": earliest, "tail": tail, "status": status });
+    sse::retry(retry_ms()) + &dialect.note("hello", data)
+}
+
+/// The last frame of a stream whose server stops.
+pub(super) fn draining(dialect: Dialect, cursor: Seq) -> String {
+    let retry = retry_ms();
+    sse::retry(retry) + &dialect.note("draining", json!({ "retry_ms": retry, "cursor": cursor }))
 }
 
 /// Whether an event's bytes are those of a terminal event.
@@ -107,9 +114,10 @@ impl Reader {
         let mut out = String::new();
         for stored in events {
             match &mut self.shape {
-                Shape::Events => {
+                Shape::Events(dialect) => {
                     let name = event::peek_type(&stored.wire);
-                    out.push_str(&sse::frame(&stored.seq.to_string(), name, &String::from_utf8_lossy(&stored.wire)));
+                    let data = String::from_utf8_lossy(&stored.wire);
+                    out.push_str(&dialect.event(&stored.seq.to_string(), name, &data));
                 }
                 Shape::Chat { encoder, .. } => match Event::decode(&stored.wire) {
                     Ok(event) => out.push_str(&encoder.push(&event)),
@@ -142,17 +150,13 @@ impl Reader {
 
     fn drain(&mut self) -> String {
         self.over = true;
-        let retry = retry_ms();
         match &mut self.shape {
-            Shape::Events => {
-                let data = json!({ "retry_ms": retry, "cursor": self.cursor }).to_string();
-                sse::retry(retry) + &sse::frame_without_id(Some("draining"), &data)
-            }
+            Shape::Events(dialect) => draining(*dialect, self.cursor),
             Shape::Chat { delivered, .. } => {
                 *delivered = None;
                 let text = "the server is stopping and the run goes on; ask again with Last-Event-ID";
                 let problem = longhaul_api::Problem::new(longhaul_api::ErrorCode::Draining, text);
-                sse::retry(retry) + &sse::frame_without_id(None, &problem.body("").to_string())
+                sse::retry(retry_ms()) + &sse::frame_without_id(None, &problem.body("").to_string())
             }
         }
     }
@@ -163,12 +167,14 @@ impl Reader {
         }
         self.over = true;
         tracing::error!(%error, "a reader's log cannot be read");
-        if let Shape::Chat { delivered, .. } = &mut self.shape {
-            *delivered = None;
-        }
         let failure = super::Failure::from(error.clone());
-        let name = matches!(self.shape, Shape::Events).then_some("error");
-        sse::frame_without_id(name, &failure.0.body("").to_string())
+        match &mut self.shape {
+            Shape::Events(dialect) => dialect.error(&failure),
+            Shape::Chat { delivered, .. } => {
+                *delivered = None;
+                sse::frame_without_id(None, &failure.0.body("").to_string())
+            }
+        }
     }
 
     /// The reader as an answer.

@@ -1,4 +1,5 @@
 // A page of the server's own origin that follows one run with EventSource in headless Chromium.
+// Without event types it asks for frames without names and listens with onmessage alone.
 // Prints what the page sees, a JSON object a line: {open}, {error: readyState}, {note, data}, {id, type, data}.
 
 import { createRequire } from "node:module";
@@ -31,11 +32,17 @@ await page.exposeFunction("report", (line) => process.stdout.write(line + "\n"))
 await page.goto(base + "/livez");
 await page.evaluate(
   ([run, types]) => {
-    const source = new EventSource(`/v1/runs/${run}/events`);
+    const unnamed = types.length === 0;
+    const source = new EventSource(`/v1/runs/${run}/events${unnamed ? "?client=eventsource" : ""}`);
     const say = (facts) => window.report(JSON.stringify(facts));
     source.onopen = () => say({ open: true });
     source.onerror = () => say({ error: source.readyState });
-    source.onmessage = (event) => say({ note: "message", data: event.data });
+    source.onmessage = (event) => {
+      const type = unnamed ? JSON.parse(event.data).type : undefined;
+      if (!type || type === "hello") say({ note: type ?? "message", data: event.data });
+      else say({ id: event.lastEventId, type, data: event.data });
+    };
+    if (unnamed) return;
     for (const note of ["hello", "draining"]) {
       source.addEventListener(note, (event) => say({ note, data: event.data }));
     }

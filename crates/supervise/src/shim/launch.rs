@@ -52,6 +52,7 @@ pub fn main(dir: &Path) -> ExitCode {
 fn run(dir: &Path) -> io::Result<()> {
     // Fails only for a process group leader, which has its own group already.
     let _ = rustix::process::setsid();
+    crate::nofile::restore();
     std::env::set_current_dir(dir)?;
     sys::close_from(3)?;
     sys::default_signals();
