@@ -6,7 +6,7 @@
 
 use longhaul_model::event::{
     Cost, EventData, Failure, MessageCompleted, OutputStream, ReasoningDelta, SessionBound, ToolCalled, ToolCompleted,
-    Usage, UsageReported, VerdictReported,
+    Usage, UsageReported, VerdictReported, Warning,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -22,6 +22,9 @@ const VERSION: u32 = 1;
 /// How a step ends after which another one follows: with calls of tools, or in a way OpenCode goes on from.
 const GOES_ON: [&str; 2] = ["tool-calls", "unknown"];
 
+/// What OpenCode says of a call that needed a permission: nobody is there to give it.
+const DENIED: &str = "rejected permission";
+
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct State {
     #[serde(rename = "k", default)]
@@ -32,6 +35,9 @@ struct State {
     finish: Option<String>,
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     error: Option<Failed>,
+    /// A call of the last step was not allowed.
+    #[serde(rename = "d", default)]
+    denied: bool,
 }
 
 /// A failure: its code and its message.
@@ -85,6 +91,10 @@ impl Parser for OpenCodeParser {
             (None, Some(reason)) if !GOES_ON.contains(&reason) => {
                 failed(Failed("agent_error".to_owned(), format!("opencode ended with {reason}")))
             }
+            // OpenCode stops after such a call, with exit status 0.
+            (None, Some(_)) if self.state.denied => {
+                failed(Failed("agent_error".to_owned(), "opencode stopped after a tool was not allowed".to_owned()))
+            }
             (None, _) => return,
         };
         out.push(verdict);
@@ -108,6 +118,7 @@ impl State {
             "step_start" => {
                 known(line.get("part"))?;
                 self.finish = None;
+                self.denied = false;
             }
             "text" => {
                 let (message_id, text) = said(line)?;
@@ -119,7 +130,7 @@ impl State {
                     events.push(ReasoningDelta { message_id, parent_call_id: None, text }.into());
                 }
             }
-            "tool_use" => tool(known(line.get("part"))?, &mut events)?,
+            "tool_use" => self.denied |= tool(known(line.get("part"))?, &mut events)?,
             "step_finish" => {
                 let part = known(line.get("part"))?;
                 let reason = known(text(part, "reason"))?;
@@ -152,8 +163,8 @@ fn said(line: &Value) -> Result<(String, String), Unknown> {
     Ok((known(id(part, "id"))?.to_owned(), known(text(part, "text"))?.to_owned()))
 }
 
-/// A call, which is printed when it has ended.
-fn tool(part: &Value, out: &mut Vec<EventData>) -> Parsed {
+/// A call, which is printed when it has ended; whether it was not allowed.
+fn tool(part: &Value, out: &mut Vec<EventData>) -> Result<bool, Unknown> {
     let call_id = known(text(part, "callID"))?.to_owned();
     let name = known(text(part, "tool"))?.to_owned();
     let state = known(part.get("state"))?;
@@ -174,9 +185,13 @@ fn tool(part: &Value, out: &mut Vec<EventData>) -> Parsed {
         result.insert("metadata".to_owned(), metadata.into());
     }
     let is_error = status != "completed" || exit.is_some_and(|exit| exit != 0);
+    let denial = text(state, "error").filter(|error| error.contains(DENIED));
+    let message = denial.map(|error| format!("{name}: {error}"));
+    let denied = message.is_some();
     out.push(ToolCalled { call_id: call_id.clone(), name, arguments, parent_call_id: None }.into());
+    out.extend(message.map(|message| Warning { code: "permission_denied".to_owned(), message }.into()));
     out.push(ToolCompleted { call_id, result: result.into(), is_error }.into());
-    Ok(())
+    Ok(denied)
 }
 
 /// The tokens and the cost of a step. OpenCode counts reasoning apart from output; a cost of nothing for tokens is one

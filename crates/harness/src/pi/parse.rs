@@ -334,7 +334,9 @@ impl State {
             return;
         }
         let says = String::from_utf8_lossy(line);
-        let code = if says.contains("No session found matching") {
+        // A session of another directory would have to be copied, and nobody is there to say so.
+        let unknown = ["No session found matching", "Session found in different project"];
+        let code = if unknown.iter().any(|words| says.contains(words)) {
             "session_not_found"
         } else if says.contains("No API key found") || says.contains("No models available") {
             "not_logged_in"
