@@ -26,3 +26,12 @@ pub(crate) fn id<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
     let fits = (1..=ID_BYTES_MAX).contains(&id.len());
     (fits && id.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')).then_some(id)
 }
+
+/// Bytes of a text of unknown length that is remembered between lines.
+const SHORT_BYTES_MAX: usize = 512;
+
+/// The beginning of `text` without control characters, of a known size in a saved state.
+pub(crate) fn short(text: &str) -> String {
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    plain[..plain.floor_char_boundary(SHORT_BYTES_MAX)].to_owned()
+}

@@ -100,7 +100,7 @@ fn a_tool_run_has_its_text_its_calls_its_tokens_and_its_cost() {
 
 #[test]
 fn tokens_from_the_cache_are_not_counted_twice() {
-    for name in ["claude/partial", "codex/reasoning"] {
+    for name in ["claude/partial", "codex/reasoning", "opencode/reasoning", "pi/reasoning"] {
         let usage = ending(name, ExitHow::Exited(0)).totals.usage.unwrap();
         assert_eq!((usage.input_tokens, usage.cache_read_tokens), (Some(600), Some(400)), "{name}");
     }
@@ -127,6 +127,9 @@ fn an_answer_lost_at_a_retry_is_not_in_the_text() {
     assert_eq!(short("claude/cut-off-shown", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("claude/drop-shown-then-500", ExitHow::Exited(1)), failed("upstream", ""));
     assert_eq!(short("codex/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("opencode/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("pi/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("pi-0.87.1/drop", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("codex/failed-event", ExitHow::Exited(1)), failed("upstream", "Part."));
     assert_eq!(short("codex/failed-event-then-same", ExitHow::Exited(0)), completed("Part."));
     assert_eq!(short("codex/failed-event-then-more", ExitHow::Exited(0)), completed("Part.\n\nPart. And more."));
@@ -147,6 +150,19 @@ fn a_provider_s_error_is_a_failure_with_its_code() {
         ("codex/err429", "rate_limited"),
         ("codex/err500", "upstream"),
         ("codex/nokey", "not_logged_in"),
+        ("opencode/err400", "upstream"),
+        ("opencode/err401", "not_logged_in"),
+        ("opencode/err429", "rate_limited"),
+        ("opencode/model-unknown", "upstream"),
+        ("opencode/provider-unknown", "upstream"),
+        ("pi/err400", "upstream"),
+        ("pi/err401", "not_logged_in"),
+        ("pi/err429", "rate_limited"),
+        ("pi/err500", "upstream"),
+        ("pi-0.87.1/err400", "upstream"),
+        ("pi-0.87.1/err429", "rate_limited"),
+        ("pi-0.87.1/err500", "upstream"),
+        ("pi-0.87.1/refused", "upstream"),
     ] {
         // Whatever the exit status: the word of the source counts.
         assert_eq!(short(name, ExitHow::Exited(1)), failed(code, ""), "{name}");
@@ -175,6 +191,12 @@ fn an_end_without_a_word_is_never_a_success() {
     assert_eq!(short("claude/sigkill-pid", ExitHow::Signaled(9)), failed("killed_by_signal", "Running."));
     assert_eq!(short("codex/sigterm-pid", ExitHow::Signaled(15)), failed("killed_by_signal", "Running."));
     assert_eq!(short("codex/refused", ExitHow::Exited(0)), failed("no_verdict", ""));
+    for name in ["opencode/sigterm-pid", "opencode/sigint-pid", "opencode/sigkill-group", "pi/sigint-pid"] {
+        assert_eq!(short(name, ExitHow::Signaled(15)), failed("killed_by_signal", "Running."), "{name}");
+        assert_eq!(short(name, ExitHow::Exited(0)), failed("no_verdict", "Running."), "{name}");
+    }
+    assert_eq!(short("pi/sigterm-pid", ExitHow::Exited(143)), failed("exit_nonzero", "Running."));
+    assert_eq!(short("opencode/refused", ExitHow::Signaled(9)), failed("killed_by_signal", ""));
 }
 
 #[test]
@@ -185,4 +207,26 @@ fn a_success_that_gave_nothing_is_a_failure() {
 #[test]
 fn an_answer_that_only_the_result_line_has_is_an_answer() {
     assert_eq!(short("claude/json", ExitHow::Exited(0)), completed("Hello."));
+}
+
+#[test]
+fn tokens_and_cost_of_steps_are_added() {
+    for name in ["opencode/tool", "pi/tool", "pi-0.87.1/tool"] {
+        let ending = ending(name, ExitHow::Exited(0));
+        let answer = "I will run a command.\n\nThe tool said hi.";
+        assert_eq!((ending.status, &*ending.text), (Status::Completed, answer), "{name}");
+        let usage = ending.totals.usage.unwrap();
+        assert_eq!((usage.input_tokens, usage.output_tokens), (Some(200), Some(40)), "{name}");
+        assert_eq!(ending.totals.cost, Some(estimate(0.000_28)), "{name}");
+        assert_eq!((ending.totals.tool_calls, ending.totals.unknown_lines), (1, 0), "{name}");
+    }
+    for name in ["opencode/resume-2", "pi/resume-2"] {
+        let usage = ending(name, ExitHow::Exited(0)).totals.usage.unwrap();
+        assert_eq!(usage.input_tokens, Some(100), "{name}");
+    }
+}
+
+#[test]
+fn an_agent_that_stopped_because_a_tool_was_not_allowed_did_not_succeed() {
+    assert_eq!(short("opencode/tool-denied", ExitHow::Exited(0)), failed("agent_error", "T"));
 }

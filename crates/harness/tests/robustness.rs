@@ -86,8 +86,17 @@ fn paths(value: &Value, here: &str, found: &mut Vec<String>) {
 #[test]
 fn a_line_with_any_member_of_another_shape_never_panics_and_never_outgrows_the_state() {
     let wrong = [Value::Null, true.into(), (-1).into(), 1e300.into(), "\u{0}\"\\".into(), serde_json::json!([{}])];
-    for name in ["claude/subagent", "claude/partial", "claude/tool-denied", "claude/drop-shown-then-500", "codex/tool"]
-    {
+    for name in [
+        "claude/subagent",
+        "claude/partial",
+        "claude/tool-denied",
+        "claude/drop-shown-then-500",
+        "codex/tool",
+        "opencode/tool",
+        "opencode/err401",
+        "pi/err401",
+        "pi-0.87.1/drop",
+    ] {
         let recorded = replay::one(name);
         let mut parser = recorded.harness.parser(None).unwrap();
         for line in replay::lines(&recorded.stdout) {
@@ -136,7 +145,7 @@ fn flipped_bits_never_panic_and_lines_that_are_no_json_are_kept() {
 #[test]
 fn lines_in_any_order_never_panic_and_resume() {
     let recorded = replay::all();
-    for harness in ["claude", "codex"] {
+    for harness in ["claude", "codex", "opencode", "pi"] {
         let lines: Vec<_> =
             recorded.iter().filter(|r| r.harness.name() == harness).flat_map(|r| replay::lines(&r.stdout)).collect();
         let harness = find(harness).unwrap();
@@ -188,6 +197,38 @@ fn many_lanes_blocks_and_calls_with_the_longest_ids_fit_the_state() {
         feed(&mut *codex, serde_json::json!({"type":"item.completed","item":item}));
     }
     feed(&mut *codex, serde_json::json!({"type":"error","message":"\"\\\u{1}".repeat(1_000)}));
+}
+
+#[test]
+fn a_message_of_pi_with_many_blocks_and_long_errors_fit_the_state() {
+    let mut pi = find("pi").unwrap().parser(None).unwrap();
+    let mut opencode = find("opencode").unwrap().parser(None).unwrap();
+    let feed = |parser: &mut dyn longhaul_harness::Parser, line: Value| {
+        let mut out = Vec::new();
+        parser.line(&stdout(line.to_string().as_bytes()), &mut out);
+        assert!(!out.iter().any(|e| matches!(e, EventData::OutputLine(_))), "{line}");
+        assert!(parser.state().len() <= STATE_BYTES_MAX, "{} bytes", parser.state().len());
+        out.len()
+    };
+    let worst = "\"\\\u{1}".repeat(1_000);
+    feed(&mut *pi, serde_json::json!({"type":"session","id":"0".repeat(96)}));
+    feed(&mut *pi, serde_json::json!({"type":"message_start","message":{"role":"assistant","content":[]}}));
+    let mut shown = 0;
+    for index in 99_900..=99_999 {
+        for kind in ["text_delta", "thinking_delta"] {
+            let event = serde_json::json!({"type":kind,"contentIndex":index,"delta":"x"});
+            shown += feed(&mut *pi, serde_json::json!({"type":"message_update","assistantMessageEvent":event}));
+        }
+    }
+    assert_eq!(shown, 128, "past so many blocks the rest waits for the whole message");
+    let failed =
+        serde_json::json!({"role":"assistant","content":[],"stopReason":"error","errorMessage":worst.as_str()});
+    feed(&mut *pi, serde_json::json!({"type":"message_end","message":failed}));
+    let session = "0".repeat(96);
+    let part = serde_json::json!({"reason":worst.as_str(),"tokens":{}});
+    feed(&mut *opencode, serde_json::json!({"type":"step_finish","sessionID":session.as_str(),"part":part}));
+    let error = serde_json::json!({"name":"APIError","data":{"message":worst}});
+    feed(&mut *opencode, serde_json::json!({"type":"error","sessionID":session,"error":error}));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 mod replay;
 
-use longhaul_harness::find;
+use longhaul_harness::{SourceLine, find};
+use longhaul_model::event::OutputStream;
 
 /// The story of these lines.
 fn story(harness: &str, lines: &[&str]) -> String {
@@ -121,4 +122,145 @@ fn a_claude_end_for_a_reason_that_is_not_completion_is_no_success() {
     };
     assert!(story("claude", &[&line("completed")]).ends_with("success true\n"));
     assert!(story("claude", &[&line("hook_stopped")]).ends_with("failure agent_error: x\n"));
+}
+
+/// The story of a line of stderr and then these lines of stdout.
+fn story_with_stderr(harness: &str, stderr: &str, lines: &[&str]) -> String {
+    let stdout = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let mut all = replay::lines(stdout.as_bytes());
+    let said = SourceLine { stream: OutputStream::Stderr, bytes: stderr.as_bytes(), eol: true, part: None };
+    all.insert(0, said);
+    let mut parser = find(harness).unwrap().parser(None).unwrap();
+    replay::story(&replay::steps(&mut *parser, &all).concat())
+}
+
+#[test]
+fn a_session_that_is_not_there_is_told_by_its_code() {
+    // Their only word is on stderr; there it is also kept.
+    for (harness, stderr) in [
+        ("opencode", "\u{1b}[91m\u{1b}[1mError: \u{1b}[0mSession not found"),
+        ("pi", "No session found matching '99999999-2222-4333-8444-555555555555'"),
+        ("pi", "Session found in different project: /elsewhere"),
+    ] {
+        let story = story_with_stderr(harness, stderr, &[]);
+        assert!(story.starts_with("keeps stderr: "), "{story}");
+        assert!(story.contains("\nfailure session_not_found: "), "{story}");
+    }
+    let session = r#"{"type":"session","id":"s1"}"#;
+    let story = story_with_stderr("pi", "No API key found for anthropic.", &[session]);
+    assert!(story.ends_with("session s1\nfailure not_logged_in: No API key found for anthropic.\n"), "{story}");
+}
+
+#[test]
+fn words_on_stderr_do_not_undo_what_an_agent_says() {
+    let steps = [
+        r#"{"type":"text","sessionID":"s1","part":{"id":"p1","text":"Hi."}}"#,
+        r#"{"type":"step_finish","sessionID":"s1","part":{"reason":"stop","tokens":{"input":1}}}"#,
+    ];
+    let story = story_with_stderr("opencode", "a warning", &steps);
+    assert!(story.ends_with("used {\"scope\":\"step\",\"input_tokens\":1}\nsuccess true\n"), "{story}");
+    let answer = pi_message(r#"[{"type":"text","text":"Hi."}]"#, "stop");
+    let story = story_with_stderr("pi", "No API key found for x.", &[PI_START, &answer, PI_END]);
+    assert!(story.ends_with("says 1/0: Hi.\nsuccess true\n"), "{story}");
+}
+
+#[test]
+fn an_opencode_step_after_which_nothing_came_is_no_success() {
+    let finish = |reason: &str| {
+        let line = format!(r#"{{"type":"step_finish","sessionID":"s1","part":{{"reason":"{reason}","tokens":{{}}}}}}"#);
+        story("opencode", &[&line])
+    };
+    assert!(finish("stop").ends_with("success true\n"));
+    assert!(finish("length").ends_with("failure agent_error: opencode ended with length\n"));
+    for reason in ["tool-calls", "unknown"] {
+        assert!(finish(reason).ends_with("used {\"scope\":\"step\"}\n"), "{reason}");
+    }
+    let stop = r#"{"type":"step_finish","sessionID":"s1","part":{"reason":"stop","tokens":{}}}"#;
+    let start = r#"{"type":"step_start","sessionID":"s1","part":{}}"#;
+    assert!(!story("opencode", &[stop, start]).contains("success"));
+}
+
+#[test]
+fn an_opencode_error_is_told_by_its_name_where_it_has_no_status() {
+    let error = |name: &str| {
+        let line =
+            format!(r#"{{"type":"error","sessionID":"s1","error":{{"name":"{name}","data":{{"message":"m"}}}}}}"#);
+        story("opencode", &[&line])
+    };
+    assert_eq!(error("ProviderAuthError"), "session s1\nfailure not_logged_in: m\n");
+    assert_eq!(error("MessageAbortedError"), "session s1\nfailure interrupted: m\n");
+    assert_eq!(error("UnknownError"), "session s1\nfailure upstream: m\n");
+}
+
+#[test]
+fn a_cost_of_nothing_for_tokens_is_unknown() {
+    let step = r#"{"type":"step_finish","sessionID":"s1","part":{"reason":"stop","tokens":{"input":1},"cost":0}}"#;
+    assert!(story("opencode", &[step]).contains("used {\"scope\":\"step\",\"input_tokens\":1}\n"));
+    let message = r#"{"type":"message_end","message":{"role":"assistant","content":[],"stopReason":"stop","usage":{"input":1,"cost":{"total":0}}}}"#;
+    assert_eq!(story("pi", &[message]), "used {\"scope\":\"step\",\"input_tokens\":1}\n");
+}
+
+const PI_START: &str = r#"{"type":"message_start","message":{"role":"assistant","content":[]}}"#;
+const PI_END: &str = r#"{"type":"agent_end","messages":[]}"#;
+
+fn pi_message(content: &str, stop: &str) -> String {
+    format!(
+        r#"{{"type":"message_end","message":{{"role":"assistant","content":{content},"stopReason":"{stop}","errorMessage":"it broke"}}}}"#
+    )
+}
+
+fn pi_delta(text: &str) -> String {
+    format!(
+        r#"{{"type":"message_update","assistantMessageEvent":{{"type":"text_delta","contentIndex":0,"delta":"{text}"}}}}"#
+    )
+}
+
+#[test]
+fn a_pi_answer_that_broke_stays_shown_until_another_takes_its_place() {
+    let (delta, broken) = (pi_delta("Ha"), pi_message(r#"[{"type":"text","text":"Ha"}]"#, "error"));
+    let whole = pi_message(r#"[{"type":"text","text":"Hello."}]"#, "stop");
+    assert_eq!(story("pi", &[PI_START, &delta, &broken, PI_END]), "shows 1/0: Ha\nfailure upstream: it broke\n");
+    assert_eq!(
+        story("pi", &[PI_START, &delta, &broken, PI_START, &whole, PI_END]),
+        "shows 1/0: Ha\ndiscards 1/0: another answer took its place\nsays 2/0: Hello.\nsuccess true\n"
+    );
+}
+
+#[test]
+fn a_pi_run_that_was_aborted_was_interrupted() {
+    let aborted = pi_message("[]", "aborted");
+    assert_eq!(story("pi", &[PI_START, &aborted, PI_END]), "failure interrupted: it broke\n");
+}
+
+#[test]
+fn a_pi_end_with_a_retry_to_come_or_without_a_message_is_no_success() {
+    let answer = pi_message(r#"[{"type":"text","text":"Hi."}]"#, "stop");
+    let retry = r#"{"type":"agent_end","messages":[],"willRetry":true}"#;
+    assert_eq!(story("pi", &[PI_START, &answer, retry]), "says 1/0: Hi.\n");
+    assert_eq!(story("pi", &[PI_END]), "");
+    assert_eq!(story("pi", &[PI_START, &answer]), "says 1/0: Hi.\n");
+}
+
+#[test]
+fn a_pi_end_too_long_to_be_read_is_the_end_all_the_same() {
+    let pieces = |first: &'static str, stop: &str| {
+        let start = format!("{PI_START}\n{}\n", pi_message(r#"[{"type":"text","text":"Hi."}]"#, stop));
+        let mut lines = replay::lines(start.as_bytes());
+        for (part, bytes, eol) in [(0, first, false), (1, "more", false), (2, "}", true)] {
+            let bytes = bytes.as_bytes();
+            lines.push(SourceLine { stream: OutputStream::Stdout, bytes, eol, part: Some(part) });
+        }
+        let mut parser = find("pi").unwrap().parser(None).unwrap();
+        replay::story(&replay::steps(&mut *parser, &lines).concat())
+    };
+    assert!(pieces(r#"{"type":"agent_end","messages":["#, "stop").ends_with("keeps stdout: }\nsuccess true\n"));
+    assert!(pieces(r#"{"type":"agent_end","messages":["#, "error").ends_with("failure upstream: it broke\n"));
+    assert!(pieces(r#"{"type":"turn_end","message":["#, "stop").ends_with("keeps stdout: }\n"));
+}
+
+#[test]
+fn a_pi_block_that_is_not_known_is_kept_beside_those_that_are() {
+    let answer = pi_message(r#"[{"type":"text","text":"Hi."},{"type":"hologram"}]"#, "stop");
+    let story = story("pi", &[PI_START, &answer]);
+    assert!(story.starts_with("says 1/0: Hi.\nkeeps stdout: {"), "{story}");
 }

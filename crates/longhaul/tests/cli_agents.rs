@@ -154,6 +154,33 @@ async fn codex_gives_text_reasoning_and_usage() {
     assert!(asked[0]["body"]["input"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_gives_text_reasoning_usage_and_cost() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Pi, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    let usage = json!({ "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "cache_write_tokens": 0 });
+    let cost = json!({ "usd": 0.000_739_999_999_999_999_9, "provenance": "estimate" });
+    assert_eq!((&run["usage"], &run["cost"]), (&usage, &cost));
+    let mut reported = usage;
+    let more = json!({ "scope": "step", "cost": cost, "model": "scripted" });
+    reported.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let delta = |text: &str| json!(["message.delta", { "message_id": "m3", "text": text }]);
+    let want = [
+        json!(["session.bound", { "source_session_id": "s1" }]),
+        json!(["reasoning.delta", { "message_id": "m2", "text": "Let me think." }]),
+        delta("Hel"),
+        delta("lo "),
+        delta("wörld"),
+        json!(["message.completed", { "message_id": "m3", "text": "Hello wörld" }]),
+        json!(["usage.reported", reported]),
+        json!(["verdict.reported", { "success": true }]),
+    ];
+    assert_eq!(said(&events), want);
+    let asked = stage.model.bodies("text").await;
+    assert!(asked[0]["body"]["messages"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
 /// The agent's calls and what came of them.
 fn tools(events: &[Value]) -> Vec<Value> {
     said(events).into_iter().filter(|event| event[0].as_str().unwrap().starts_with("tool.")).collect()
@@ -194,6 +221,22 @@ async fn codex_gives_tool_calls_and_results() {
     assert_eq!(tools(&events), want);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Pi, "tool", &tool_turns(Agent::Pi)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": TOOL, "description": "run a command" });
+    let text = "hi-from-tool\nerr\n\n\nCommand exited with code 3";
+    let result = json!({ "content": [{ "type": "text", "text": text }], "details": {} });
+    let want = [
+        json!(["tool.called", { "call_id": "c3", "name": "bash", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c3", "result": result, "is_error": true }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
 /// A provider's error is a failure with the program's own words, whatever its exit status.
 async fn a_provider_fails(agent: Agent, messages: [&str; 2]) {
     let stage = Stage::new().await;
@@ -225,6 +268,33 @@ async fn claude_tells_of_a_providers_error() {
 async fn codex_tells_of_a_providers_error() {
     let bad = r#"{"error":{"message":"your request is bad","type":"invalid_request_error","code":null}}"#;
     a_provider_fails(Agent::Codex, ["We’re currently experiencing high demand", bad]).await;
+}
+
+/// Pi exits with status 0 after each.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_tells_of_a_providers_error() {
+    let stage = Stage::new().await;
+    for (status, code) in [(400, "upstream"), (401, "not_logged_in")] {
+        let id = format!("e{status}");
+        let turns = json!([{ "error": status, "message": "your request is bad" }]);
+        let Some((run, events)) = stage.run(Agent::Pi, &id, &turns).await else { return };
+        let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"]];
+        assert_eq!(told, [&json!("failed"), &json!(code), &json!(""), &json!({ "code": 0 })], "{run}");
+        let message = format!("{status} your request is bad");
+        let verdict = json!({ "success": false, "error": { "code": code, "message": message } });
+        assert_eq!(said(&events).last(), Some(&json!(["verdict.reported", verdict])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_pi_lost_is_discarded() {
+    let stage = Stage::new().await;
+    let turns = json!([{ "text": ["This ", "is ", "cut ", "off."], "drop": 4 }, { "text": "Whole." }]);
+    let Some((run, events)) = stage.run(Agent::Pi, "drop", &turns).await else { return };
+    assert_completed(&run, "Whole.");
+    let kinds: Vec<_> = said(&events).iter().map(|event| event[0].as_str().unwrap().to_owned()).collect();
+    let lost = kinds.iter().position(|kind| kind == "message.discarded").expect("a discarded message");
+    assert_eq!((&*kinds[lost - 2], &*kinds[lost - 1]), ("message.delta", "warning"), "{kinds:?}");
 }
 
 /// A cancel in a tool call reaches the tool, which has left the agent's process group and session.
@@ -262,6 +332,11 @@ async fn a_cancel_reaches_claudes_tool() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_codexs_tool() {
     a_cancel_reaches_the_tool(Agent::Codex, json!({ "code": 1 })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_pis_tool() {
+    a_cancel_reaches_the_tool(Agent::Pi, json!({ "code": 143 })).await;
 }
 
 /// A program that calls itself codex and says things that no codex has said yet.
@@ -315,6 +390,8 @@ async fn a_program_that_is_not_there_is_named_with_its_remedy() {
     for (harness, install) in [
         ("claude", "npm install -g @anthropic-ai/claude-code@2.1.329"),
         ("codex", "npm install -g @openai/codex@0.169.0"),
+        ("opencode", "npm install -g opencode-ai@1.18.33"),
+        ("pi", "npm install -g @earendil-works/pi-coding-agent@0.74.2"),
     ] {
         let body = json!({ "run_id": "absent", "harness": harness, "prompt": "hi", "env": { "PATH": "/nonexistent" } });
         let (status, answer) = server.post("/v1/runs", &body).await;

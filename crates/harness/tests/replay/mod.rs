@@ -23,7 +23,14 @@ fn folder() -> PathBuf {
 /// Every recorded run, in order.
 pub fn all() -> Vec<Recorded> {
     let mut found = Vec::new();
-    for (dir, harness) in [("claude", "claude"), ("claude-2.1.197", "claude"), ("codex", "codex")] {
+    for (dir, harness) in [
+        ("claude", "claude"),
+        ("claude-2.1.197", "claude"),
+        ("codex", "codex"),
+        ("opencode", "opencode"),
+        ("pi", "pi"),
+        ("pi-0.87.1", "pi"),
+    ] {
         for entry in std::fs::read_dir(folder().join(dir)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "jsonl") {

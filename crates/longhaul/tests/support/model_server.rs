@@ -62,6 +62,7 @@ impl Drop for ModelServer {
 pub enum Agent {
     Claude,
     Codex,
+    Pi,
 }
 
 impl Agent {
@@ -69,6 +70,7 @@ impl Agent {
         match self {
             Self::Claude => "claude",
             Self::Codex => "codex",
+            Self::Pi => "pi",
         }
     }
 
@@ -94,14 +96,34 @@ impl Agent {
                 std::fs::write(home.join("config.toml"), config).unwrap();
                 json!({ "PATH": path, "HOME": home, "CODEX_HOME": home, "LOCAL_KEY": "dummy-key" })
             }
+            Self::Pi => {
+                let model = json!({
+                    "id": "scripted", "name": "scripted", "reasoning": true, "input": ["text"],
+                    "contextWindow": 100_000, "maxTokens": 8_000,
+                    "cost": { "input": 1, "output": 2, "cacheRead": 0.1, "cacheWrite": 0 },
+                });
+                let provider = json!({
+                    "baseUrl": format!("{url}/v1"), "apiKey": "dummy-key", "api": "openai-completions",
+                    "models": [model],
+                });
+                std::fs::create_dir_all(home.join(".pi/agent")).unwrap();
+                let models = json!({ "providers": { "local": provider } }).to_string();
+                std::fs::write(home.join(".pi/agent/models.json"), models).unwrap();
+                json!({ "PATH": path, "HOME": home, "PI_OFFLINE": "1" })
+            }
         };
-        Some(json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env }))
+        let mut body =
+            json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env });
+        if self == Self::Pi {
+            body["model"] = json!("local/scripted");
+        }
+        Some(body)
     }
 
     /// A turn's tool call that runs a shell command.
     pub fn shell(self, command: &str) -> Value {
         match self {
-            Self::Claude => json!({ "shell": command }),
+            Self::Claude | Self::Pi => json!({ "shell": command }),
             // Without it codex goes on after ten seconds although the command still runs.
             Self::Codex => json!({ "name": "exec_command", "args": { "cmd": command, "yield_time_ms": 30_000 } }),
         }
