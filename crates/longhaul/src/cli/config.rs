@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use clap::Subcommand;
-
 use longhaul_engine::Retention;
 
 use super::duration;
