@@ -4,9 +4,11 @@ use crate::claude::Claude;
 use crate::codex::Codex;
 use crate::demo::Demo;
 use crate::exec::Exec;
+use crate::gemini::Gemini;
 use crate::harness::Harness;
+use crate::kimi::Kimi;
 
-static ALL: [&dyn Harness; 4] = [&Claude, &Codex, &Demo, &Exec];
+static ALL: [&dyn Harness; 6] = [&Claude, &Codex, &Demo, &Exec, &Gemini, &Kimi];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
@@ -25,7 +27,7 @@ mod tests {
     #[test]
     fn each_harness_is_found_by_its_name() {
         let names: Vec<_> = all().iter().map(|h| h.name()).collect();
-        assert_eq!(names, ["claude", "codex", "demo", "exec"]);
+        assert_eq!(names, ["claude", "codex", "demo", "exec", "gemini", "kimi"]);
         for name in names {
             assert_eq!(find(name).map(Harness::name), Some(name));
         }
