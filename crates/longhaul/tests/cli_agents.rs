@@ -315,6 +315,8 @@ async fn a_program_that_is_not_there_is_named_with_its_remedy() {
     for (harness, install) in [
         ("claude", "npm install -g @anthropic-ai/claude-code@2.1.329"),
         ("codex", "npm install -g @openai/codex@0.169.0"),
+        ("gemini", "npm install -g @google/gemini-cli@0.61.0"),
+        ("kimi", "npm install -g @moonshot-ai/kimi-code@2.1.0"),
     ] {
         let body = json!({ "run_id": "absent", "harness": harness, "prompt": "hi", "env": { "PATH": "/nonexistent" } });
         let (status, answer) = server.post("/v1/runs", &body).await;
