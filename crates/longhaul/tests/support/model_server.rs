@@ -62,6 +62,7 @@ impl Drop for ModelServer {
 pub enum Agent {
     Claude,
     Codex,
+    Gemini,
 }
 
 impl Agent {
@@ -69,6 +70,7 @@ impl Agent {
         match self {
             Self::Claude => "claude",
             Self::Codex => "codex",
+            Self::Gemini => "gemini",
         }
     }
 
@@ -94,14 +96,32 @@ impl Agent {
                 std::fs::write(home.join("config.toml"), config).unwrap();
                 json!({ "PATH": path, "HOME": home, "CODEX_HOME": home, "LOCAL_KEY": "dummy-key" })
             }
+            Self::Gemini => {
+                let settings = json!({
+                    "security": { "auth": { "selectedType": "gemini-api-key" } },
+                    "general": { "enableAutoUpdate": false, "maxAttempts": 1 },
+                    "privacy": { "usageStatisticsEnabled": false },
+                });
+                std::fs::create_dir_all(home.join(".gemini")).unwrap();
+                std::fs::write(home.join(".gemini/settings.json"), settings.to_string()).unwrap();
+                json!({
+                    "PATH": path, "HOME": home, "GEMINI_API_KEY": "dummy-key", "GOOGLE_GEMINI_BASE_URL": url,
+                })
+            }
         };
-        Some(json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env }))
+        let mut request =
+            json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env });
+        if self == Self::Gemini {
+            // Without one it asks a model which one to take.
+            request["model"] = json!("gemini-2.5-flash");
+        }
+        Some(request)
     }
 
     /// A turn's tool call that runs a shell command.
     pub fn shell(self, command: &str) -> Value {
         match self {
-            Self::Claude => json!({ "shell": command }),
+            Self::Claude | Self::Gemini => json!({ "shell": command }),
             // Without it codex goes on after ten seconds although the command still runs.
             Self::Codex => json!({ "name": "exec_command", "args": { "cmd": command, "yield_time_ms": 30_000 } }),
         }
