@@ -188,6 +188,22 @@ async fn gemini_gives_text_and_usage() {
     assert!(asked[0]["body"]["contents"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_gives_text_and_no_tokens() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Kimi, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    assert_eq!((&run["usage"], &run["cost"]), (&Value::Null, &Value::Null), "what is unknown stays unknown");
+    let want = [
+        json!(["message.completed", { "message_id": "m1", "text": "Hello wörld" }]),
+        json!(["session.bound", { "source_session_id": "s2" }]),
+        json!(["verdict.reported", { "success": true }]),
+    ];
+    assert_eq!(said(&events), want);
+    let asked = stage.model.bodies("text").await;
+    assert!(asked[0]["body"]["messages"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
 /// The agent's calls and what came of them.
 fn tools(events: &[Value]) -> Vec<Value> {
     said(events).into_iter().filter(|event| event[0].as_str().unwrap().starts_with("tool.")).collect()
@@ -244,6 +260,21 @@ async fn gemini_gives_tool_calls_and_results() {
     assert_eq!(tools(&events), want);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Kimi, "tool", &tool_turns(Agent::Kimi)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": TOOL, "description": "run a command" });
+    let result = "hi-from-tool\nerr\nCommand failed with exit code: 3.";
+    let want = [
+        json!(["tool.called", { "call_id": "c2", "name": "Bash", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c2", "result": result, "is_error": false }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
 /// A provider's error is a failure with the program's own words, whatever its exit status.
 async fn a_provider_fails(agent: Agent, messages: [&str; 2]) {
     let stage = Stage::new().await;
@@ -295,37 +326,65 @@ async fn gemini_tells_of_a_providers_error() {
     }
 }
 
-/// What the harness plans for a session to go on with is what the program takes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn gemini_goes_on_with_its_session() {
+async fn kimi_tells_of_a_providers_error() {
     let stage = Stage::new().await;
-    let turns = json!([{ "text": "Hello Ada." }, { "text": "You are Ada." }]);
-    let Some((run, _)) = stage.run(Agent::Gemini, "first", &turns).await else { return };
-    let harness = longhaul_harness::find("gemini").unwrap();
+    for (status, code) in [(400, "upstream"), (401, "not_logged_in"), (429, "rate_limited"), (500, "upstream")] {
+        let id = format!("e{status}");
+        let turns = json!([{ "error": status, "message": "the provider said no" }]);
+        let Some((run, events)) = stage.run(Agent::Kimi, &id, &turns).await else { return };
+        let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"], &run["usage"]];
+        assert_eq!(told, [&json!("failed"), &json!(code), &json!(""), &json!({ "code": 1 }), &Value::Null], "{run}");
+        let said_message = run["error"]["message"].as_str().unwrap();
+        assert!(said_message.ends_with(&format!(": {status} the provider said no")), "{said_message}");
+        let said = said(&events);
+        let verdict = json!({ "success": false, "error": { "code": code, "message": said_message } });
+        assert!(said.contains(&json!(["verdict.reported", verdict])), "{said:?}");
+        let retried = said.iter().any(|event| event[1]["code"] == "retry");
+        assert_eq!(retried, status == 429 || status == 500, "the program's retries are told: {said:?}");
+    }
+}
+
+/// What the harness plans for a session to go on with is what the program takes.
+async fn it_goes_on_with_its_session(agent: Agent, good: &str) {
+    let stage = Stage::new().await;
+    let turns = json!([{ "text": "Hello Ada." }]);
+    let Some((run, _)) = stage.run(agent, "first", &turns).await else { return };
     let session = run["source_session_id"].as_str().unwrap();
+    let url = stage.model.script("again", &json!([{ "text": "You are Ada." }])).await;
+    let dir = stage.server.dir.path();
+    let told = agent.request("first", dir, &url, "").unwrap();
     let request = longhaul_harness::Request {
-        model: Some("gemini-2.5-flash"),
+        model: told["model"].as_str(),
         prompt: Some("Who am I?"),
         resume: Some(session),
         ..longhaul_harness::Request::default()
     };
-    let plan = harness.plan(&request).unwrap();
-    let url = stage.model.script("again", &json!([{ "text": "You are Ada." }])).await;
-    let dir = stage.server.dir.path();
-    let told = Agent::Gemini.request("first", dir, &url, "").unwrap();
+    let plan = longhaul_harness::find(agent.name()).unwrap().plan(&request).unwrap();
+    assert_eq!(plan.source_session_id.as_deref(), Some(session));
     let env = told["env"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), value.as_str().unwrap()));
-    std::fs::write(dir.join("prompt"), plan.stdin.as_deref().unwrap()).unwrap();
-    let mut command = std::process::Command::new(support::tool("gemini").unwrap());
+    std::fs::write(dir.join("prompt"), plan.stdin.as_deref().unwrap_or_default()).unwrap();
+    let mut command = std::process::Command::new(support::tool(agent.name()).unwrap());
     command.args(&plan.args).env_clear().envs(env).envs(plan.env.iter().map(|(name, value)| (name, value)));
     command.current_dir(run["cwd"].as_str().unwrap()).stdin(std::fs::File::open(dir.join("prompt")).unwrap());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
-    assert!(printed.contains(r#""status":"success""#) && printed.contains(session), "{printed}");
+    assert!(printed.contains(good) && printed.contains(session), "{printed}");
     let asked = stage.model.bodies("again").await;
-    let contents = asked[0]["body"]["contents"].to_string();
+    let body = asked[0]["body"].to_string();
     for text in [json!(PROMPT.trim_end()).to_string().trim_matches('"'), "Hello Ada.", "Who am I?"] {
-        assert!(contents.contains(text), "the model is not told {text}: {contents}");
+        assert!(body.contains(text), "the model is not told {text}: {body}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_goes_on_with_its_session() {
+    it_goes_on_with_its_session(Agent::Gemini, r#""status":"success""#).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_goes_on_with_its_session() {
+    it_goes_on_with_its_session(Agent::Kimi, "session.resume_hint").await;
 }
 
 /// A cancel in a tool call reaches the tool, which has left the agent's process group and session.

@@ -63,6 +63,7 @@ pub enum Agent {
     Claude,
     Codex,
     Gemini,
+    Kimi,
 }
 
 impl Agent {
@@ -71,6 +72,7 @@ impl Agent {
             Self::Claude => "claude",
             Self::Codex => "codex",
             Self::Gemini => "gemini",
+            Self::Kimi => "kimi",
         }
     }
 
@@ -108,6 +110,17 @@ impl Agent {
                     "PATH": path, "HOME": home, "GEMINI_API_KEY": "dummy-key", "GOOGLE_GEMINI_BASE_URL": url,
                 })
             }
+            Self::Kimi => {
+                let config = format!(
+                    "default_model = \"local/scripted\"\ntelemetry = false\n\
+                     [providers.local]\ntype = \"kimi\"\nbase_url = \"{url}/v1\"\napi_key = \"dummy-key\"\n\
+                     [models.\"local/scripted\"]\nprovider = \"local\"\nmodel = \"scripted\"\n\
+                     max_context_size = 100000\ncapabilities = [\"thinking\", \"tool_use\"]\n\
+                     [loop_control]\nmax_attempts_per_step = 2\n"
+                );
+                std::fs::write(home.join("config.toml"), config).unwrap();
+                json!({ "PATH": path, "HOME": home, "KIMI_CODE_HOME": home })
+            }
         };
         let mut request =
             json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env });
@@ -121,7 +134,7 @@ impl Agent {
     /// A turn's tool call that runs a shell command.
     pub fn shell(self, command: &str) -> Value {
         match self {
-            Self::Claude | Self::Gemini => json!({ "shell": command }),
+            Self::Claude | Self::Gemini | Self::Kimi => json!({ "shell": command }),
             // Without it codex goes on after ten seconds although the command still runs.
             Self::Codex => json!({ "name": "exec_command", "args": { "cmd": command, "yield_time_ms": 30_000 } }),
         }
