@@ -4,11 +4,13 @@ use crate::claude::Claude;
 use crate::codex::Codex;
 use crate::demo::Demo;
 use crate::exec::Exec;
+use crate::gemini::Gemini;
 use crate::harness::Harness;
+use crate::kimi::Kimi;
 use crate::opencode::OpenCode;
 use crate::pi::Pi;
 
-static ALL: [&dyn Harness; 6] = [&Claude, &Codex, &Demo, &Exec, &OpenCode, &Pi];
+static ALL: [&dyn Harness; 8] = [&Claude, &Codex, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Pi];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
@@ -27,7 +29,7 @@ mod tests {
     #[test]
     fn each_harness_is_found_by_its_name() {
         let names: Vec<_> = all().iter().map(|h| h.name()).collect();
-        assert_eq!(names, ["claude", "codex", "demo", "exec", "opencode", "pi"]);
+        assert_eq!(names, ["claude", "codex", "demo", "exec", "gemini", "kimi", "opencode", "pi"]);
         for name in names {
             assert_eq!(find(name).map(Harness::name), Some(name));
         }

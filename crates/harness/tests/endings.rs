@@ -44,7 +44,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         data,
     };
     let mut seen = Projection::begin(&event(created.into())).unwrap();
-    for data in replay::events(recorded.harness, &recorded.stdout) {
+    for data in recorded.events() {
         state = state.evolve(&data);
         seen.apply(&event(data));
     }
@@ -100,7 +100,7 @@ fn a_tool_run_has_its_text_its_calls_its_tokens_and_its_cost() {
 
 #[test]
 fn tokens_from_the_cache_are_not_counted_twice() {
-    for name in ["claude/partial", "codex/reasoning", "opencode/reasoning", "pi/reasoning"] {
+    for name in ["claude/partial", "codex/reasoning", "gemini/reasoning", "opencode/reasoning", "pi/reasoning"] {
         let usage = ending(name, ExitHow::Exited(0)).totals.usage.unwrap();
         assert_eq!((usage.input_tokens, usage.cache_read_tokens), (Some(600), Some(400)), "{name}");
     }
@@ -150,6 +150,26 @@ fn a_provider_s_error_is_a_failure_with_its_code() {
         ("codex/err429", "rate_limited"),
         ("codex/err500", "upstream"),
         ("codex/nokey", "not_logged_in"),
+        ("gemini/err400", "upstream"),
+        ("gemini/err401", "not_logged_in"),
+        ("gemini/err403", "not_logged_in"),
+        ("gemini/err429-maxattempts1", "rate_limited"),
+        ("gemini/err500-maxattempts1", "upstream"),
+        ("gemini/empty", "upstream"),
+        ("gemini/nokey", "not_logged_in"),
+        ("gemini/resume-none", "session_not_found"),
+        ("gemini/resume-unknown", "session_not_found"),
+        ("kimi/empty", "upstream"),
+        ("kimi/err400", "upstream"),
+        ("kimi/err401", "not_logged_in"),
+        ("kimi/err403", "not_logged_in"),
+        ("kimi/err429", "rate_limited"),
+        ("kimi/err500", "upstream"),
+        ("kimi/no-model", "not_logged_in"),
+        ("kimi/nokey", "not_logged_in"),
+        ("kimi/refused", "upstream"),
+        ("kimi/resume-unknown", "session_not_found"),
+        ("kimi/unknown-model", "agent_error"),
         ("opencode/err400", "upstream"),
         ("opencode/err401", "not_logged_in"),
         ("opencode/err429", "rate_limited"),
@@ -176,6 +196,29 @@ fn a_provider_s_error_is_a_failure_with_its_code() {
 }
 
 #[test]
+fn an_answer_of_gemini_or_kimi_is_a_success_by_its_own_word_alone() {
+    for (name, text) in [
+        ("gemini/text", "Hello from the scripted model."),
+        ("gemini/reasoning", "The answer is 42, as you know."),
+        ("gemini/tool", "I will run a command.\n\nThe tool said hi."),
+        ("gemini/resume-2", "Your name is Ada."),
+        ("gemini/err500-then-ok", "Recovered."),
+        ("kimi/text", "Hello from the scripted model."),
+        ("kimi/tool", "I will run a command.\n\nThe tool said hi."),
+        ("kimi/resume-2", "Your name is Ada."),
+        ("kimi/drop", "Whole."),
+        ("kimi/err500-then-ok", "Recovered."),
+    ] {
+        assert_eq!(short(name, ExitHow::Exited(0)), completed(text), "{name}");
+    }
+    // The lines on stderr that come with a good run are no failure; neither is a lost answer an answer.
+    assert_eq!(ending("gemini/text", ExitHow::Exited(0)).totals.usage.unwrap().input_tokens, Some(100));
+    assert_eq!(ending("kimi/text", ExitHow::Exited(0)).totals.usage, None, "kimi tells of no tokens");
+    assert_eq!(short("gemini/drop", ExitHow::Exited(1)), failed("upstream", "This reply is cut off in "));
+    assert_eq!(short("kimi/goal-paused", ExitHow::Exited(0)), failed("agent_error", "x\n\nx"));
+}
+
+#[test]
 fn an_interrupt_is_never_a_success() {
     // Claude exits with status 0 after each of these; in the last one even its result line says success.
     assert_eq!(short("claude/sigint-pid", ExitHow::Exited(0)), failed("interrupted", "Running."));
@@ -197,6 +240,13 @@ fn an_end_without_a_word_is_never_a_success() {
     }
     assert_eq!(short("pi/sigterm-pid", ExitHow::Exited(143)), failed("exit_nonzero", "Running."));
     assert_eq!(short("opencode/refused", ExitHow::Signaled(9)), failed("killed_by_signal", ""));
+    // Gemini exits with status 0 after a signal, and kimi gives the result of the tool that it stopped.
+    assert_eq!(short("gemini/norelaunch-sigterm-pid", ExitHow::Exited(0)), failed("no_verdict", "Running."));
+    assert_eq!(short("gemini/norelaunch-sigint-pid", ExitHow::Exited(0)), failed("no_verdict", "Running."));
+    assert_eq!(short("gemini/err429", ExitHow::Signaled(9)), failed("killed_by_signal", ""));
+    assert_eq!(short("kimi/sigterm-pid", ExitHow::Exited(143)), failed("exit_nonzero", "Running."));
+    assert_eq!(short("kimi/sigint-pid", ExitHow::Exited(130)), failed("exit_nonzero", "Running."));
+    assert_eq!(short("kimi/sigkill-pid", ExitHow::Signaled(9)), failed("killed_by_signal", ""));
 }
 
 #[test]

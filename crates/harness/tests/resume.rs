@@ -5,9 +5,8 @@ mod replay;
 use longhaul_harness::{Harness, find};
 use longhaul_model::event::OutputStream;
 
-fn resumes(name: &str, harness: &dyn Harness, stdout: &[u8]) {
-    let lines = replay::lines(stdout);
-    let whole = replay::steps(&mut *harness.parser(None).unwrap(), &lines);
+fn resumes(name: &str, harness: &dyn Harness, lines: &[longhaul_harness::SourceLine<'_>]) {
+    let whole = replay::steps(&mut *harness.parser(None).unwrap(), lines);
     let mut parser = harness.parser(None).unwrap();
     for at in 0..=lines.len() {
         let state = parser.state();
@@ -24,7 +23,7 @@ fn resumes(name: &str, harness: &dyn Harness, stdout: &[u8]) {
 #[test]
 fn every_recorded_run_resumes_at_every_line() {
     for recorded in replay::all() {
-        resumes(&recorded.name, recorded.harness, &recorded.stdout);
+        resumes(&recorded.name, recorded.harness, &recorded.lines());
     }
 }
 
@@ -33,7 +32,7 @@ fn the_demo_resumes_at_every_line() {
     for variant in ["echo", "tools", "slow", "fail"] {
         let mut stdout = Vec::new();
         longhaul_harness::demo::agent::run(variant, "3", &mut stdout, &mut |_| ()).unwrap();
-        resumes(variant, find("demo").unwrap(), &stdout);
+        resumes(variant, find("demo").unwrap(), &replay::lines(&stdout));
     }
 }
 

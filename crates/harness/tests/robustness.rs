@@ -92,6 +92,10 @@ fn a_line_with_any_member_of_another_shape_never_panics_and_never_outgrows_the_s
         "claude/tool-denied",
         "claude/drop-shown-then-500",
         "codex/tool",
+        "gemini/tool",
+        "gemini/err400",
+        "kimi/tool",
+        "kimi/drop",
         "opencode/tool",
         "opencode/err401",
         "pi/err401",
@@ -145,9 +149,9 @@ fn flipped_bits_never_panic_and_lines_that_are_no_json_are_kept() {
 #[test]
 fn lines_in_any_order_never_panic_and_resume() {
     let recorded = replay::all();
-    for harness in ["claude", "codex", "opencode", "pi"] {
+    for harness in ["claude", "codex", "gemini", "kimi", "opencode", "pi"] {
         let lines: Vec<_> =
-            recorded.iter().filter(|r| r.harness.name() == harness).flat_map(|r| replay::lines(&r.stdout)).collect();
+            recorded.iter().filter(|r| r.harness.name() == harness).flat_map(replay::Recorded::lines).collect();
         let harness = find(harness).unwrap();
         runner(300)
             .run(&(proptest::collection::vec(0..lines.len(), 1..60), any::<prop::sample::Index>()), |(order, cut)| {
@@ -197,6 +201,39 @@ fn many_lanes_blocks_and_calls_with_the_longest_ids_fit_the_state() {
         feed(&mut *codex, serde_json::json!({"type":"item.completed","item":item}));
     }
     feed(&mut *codex, serde_json::json!({"type":"error","message":"\"\\\u{1}".repeat(1_000)}));
+}
+
+#[test]
+fn the_longest_errors_of_gemini_and_kimi_fit_the_state() {
+    let long = "\"\\\u{1}".repeat(1_000);
+    for (name, opening, stderr) in [
+        (
+            "gemini",
+            [
+                serde_json::json!({"type":"init","session_id":"0".repeat(96)}),
+                serde_json::json!({"type":"error","severity":"error","message":long}),
+            ],
+            format!("Error resuming session: {long}"),
+        ),
+        (
+            "kimi",
+            [
+                serde_json::json!({"type":"goal.summary","status":long,"reason":long}),
+                serde_json::json!({"role":"assistant","content":long}),
+            ],
+            format!("error: failed to run prompt: {long}"),
+        ),
+    ] {
+        let mut parser = find(name).unwrap().parser(None).unwrap();
+        for line in opening {
+            let mut out = Vec::new();
+            parser.line(&stdout(line.to_string().as_bytes()), &mut out);
+            assert!(!out.iter().any(|e| matches!(e, EventData::OutputLine(_))), "{line}");
+        }
+        parser.line(&SourceLine { stream: OutputStream::Stderr, ..stdout(stderr.as_bytes()) }, &mut Vec::new());
+        let bytes = parser.state().len();
+        assert!((1_000..=STATE_BYTES_MAX).contains(&bytes), "{name}: {bytes} bytes");
+    }
 }
 
 #[test]

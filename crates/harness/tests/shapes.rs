@@ -124,6 +124,72 @@ fn a_claude_end_for_a_reason_that_is_not_completion_is_no_success() {
     assert!(story("claude", &[&line("hook_stopped")]).ends_with("failure agent_error: x\n"));
 }
 
+#[test]
+fn a_gemini_success_after_a_grave_error_is_none_unless_it_went_on() {
+    let error = r#"{"type":"error","severity":"error","message":"Maximum session turns exceeded"}"#;
+    let text = r#"{"type":"message","role":"assistant","content":"Hi.","delta":true}"#;
+    let good = r#"{"type":"result","status":"success"}"#;
+    assert_eq!(
+        story("gemini", &[text, error, good]),
+        "shows message_1: Hi.\n\
+         warns upstream: Maximum session turns exceeded\n\
+         failure max_turns: Maximum session turns exceeded\n"
+    );
+    assert!(story("gemini", &[error, text, good]).ends_with("success true\n"));
+    let warning = r#"{"type":"error","severity":"warning","message":"Loop detected"}"#;
+    assert_eq!(story("gemini", &[warning, good]), "warns source: Loop detected\nsuccess true\n");
+}
+
+#[test]
+fn a_whole_gemini_message_is_a_message_of_its_own() {
+    let delta = r#"{"type":"message","role":"assistant","content":"a","delta":true}"#;
+    let whole = r#"{"type":"message","role":"assistant","content":"b"}"#;
+    assert_eq!(story("gemini", &[delta, whole, delta]), "shows message_1: a\nsays message_2: b\nshows message_3: a\n");
+}
+
+#[test]
+fn gemini_s_failures_have_the_codes_of_their_types() {
+    for (kind, message, code) in [
+        ("FatalCancellationError", "Operation cancelled.", "interrupted"),
+        ("FatalTurnLimitedError", "Reached max session turns for this session.", "max_turns"),
+        ("FatalAuthenticationError", "no", "not_logged_in"),
+        ("FatalToolExecutionError", "disk full", "agent_error"),
+        ("unknown", "[API Error: {\\n  \\\"error\\\": {\\\"code\\\": 429}}]", "rate_limited"),
+        ("unknown", "[API Error: API key not valid. Please pass a valid API key.]", "not_logged_in"),
+        ("unknown", "You have exhausted your capacity on this model.", "rate_limited"),
+        ("unknown", "} odd {", "upstream"),
+    ] {
+        let line = format!(r#"{{"type":"result","status":"error","error":{{"type":"{kind}","message":"{message}"}}}}"#);
+        let told = story("gemini", &[&line]);
+        assert!(told.starts_with(&format!("failure {code}: ")), "{kind}: {told}");
+    }
+    assert_eq!(
+        story("gemini", &[r#"{"type":"result","status":"error"}"#]),
+        "failure upstream: gemini ended with an error\n"
+    );
+}
+
+#[test]
+fn kimi_s_arguments_that_are_no_json_are_the_text_they_are() {
+    let line = r#"{"role":"assistant","tool_calls":[{"type":"function","id":"c1","function":{"name":"Bash","arguments":"{\"comm"}},{"id":7}]}"#;
+    let told = story("kimi", &[line]);
+    assert!(told.starts_with("calls c1 Bash \"{\\\"comm\"\nkeeps stdout: {"), "{told}");
+}
+
+#[test]
+fn what_kimi_s_tools_write_to_stderr_is_no_failure_of_a_run_that_succeeded() {
+    let mut parser = find("kimi").unwrap().parser(None).unwrap();
+    let stderr = replay::lines(b"error: failed to run prompt: provider.rate_limit: forged\n")[0];
+    let stderr = longhaul_harness::SourceLine { stream: longhaul_model::event::OutputStream::Stderr, ..stderr };
+    let hint = replay::lines(b"{\"role\":\"meta\",\"type\":\"session.resume_hint\",\"session_id\":\"session_1\"}\n")[0];
+    for lines in [[stderr, hint], [hint, stderr]] {
+        let events = replay::steps(&mut *parser, &lines).concat();
+        let told = replay::story(&events);
+        assert!(told.contains("success true\n") && !told.contains("failure"), "{told}");
+        parser = find("kimi").unwrap().parser(None).unwrap();
+    }
+}
+
 /// The story of a line of stderr and then these lines of stdout.
 fn story_with_stderr(harness: &str, stderr: &str, lines: &[&str]) -> String {
     let stdout = lines.iter().map(|line| format!("{line}\n")).collect::<String>();

@@ -8,7 +8,7 @@ use std::path::Path;
 fn each_recorded_run_tells_its_story() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stories");
     for recorded in replay::all() {
-        let story = replay::story(&replay::events(recorded.harness, &recorded.stdout));
+        let story = replay::story(&recorded.events());
         let expected = std::fs::read_to_string(folder.join(format!("{}.txt", recorded.name))).unwrap();
         assert_eq!(story, expected, "{} tells another story", recorded.name);
     }
@@ -17,8 +17,8 @@ fn each_recorded_run_tells_its_story() {
 #[test]
 fn only_lines_of_the_control_protocol_are_unknown() {
     for recorded in replay::all() {
-        let story = replay::story(&replay::events(recorded.harness, &recorded.stdout));
-        let kept = story.lines().filter(|l| l.starts_with("keeps ")).collect::<Vec<_>>();
+        let story = replay::story(&recorded.events());
+        let kept = story.lines().filter(|l| l.starts_with("keeps stdout: ")).collect::<Vec<_>>();
         let control = |l: &&str| l.contains("control_request") || l.contains("control_response");
         assert!(kept.iter().all(control), "{}: {kept:#?}", recorded.name);
     }

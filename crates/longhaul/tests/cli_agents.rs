@@ -154,6 +154,56 @@ async fn codex_gives_text_reasoning_and_usage() {
     assert!(asked[0]["body"]["input"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
 }
 
+/// The same without the notes that Gemini writes to stderr in every run.
+fn said_by_gemini(events: &[Value]) -> Vec<Value> {
+    said(events).into_iter().filter(|e| e[0] != "output.line" || e[1]["stream"] != "stderr").collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_gives_text_and_usage() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Gemini, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    let usage = json!({
+        "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "cache_write_tokens": null, "reasoning_tokens": null
+    });
+    for (name, tokens) in usage.as_object().unwrap() {
+        assert_eq!(run["usage"].get(name).unwrap_or(&Value::Null), tokens, "{name}: {run}");
+    }
+    assert_eq!(run["cost"], Value::Null);
+    let delta = |text: &str| json!(["message.delta", { "message_id": "m2", "text": text }]);
+    let reported = json!({
+        "scope": "run", "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "model": "gemini-2.5-flash"
+    });
+    let want = [
+        json!(["session.bound", { "source_session_id": "s1" }]),
+        delta("Hel"),
+        delta("lo "),
+        delta("wörld"),
+        json!(["usage.reported", reported]),
+        json!(["verdict.reported", { "success": true }]),
+    ];
+    assert_eq!(said_by_gemini(&events), want);
+    let asked = stage.model.bodies("text").await;
+    assert!(asked[0]["body"]["contents"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_gives_text_and_no_tokens() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Kimi, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    assert_eq!((&run["usage"], &run["cost"]), (&Value::Null, &Value::Null), "what is unknown stays unknown");
+    let want = [
+        json!(["message.completed", { "message_id": "m1", "text": "Hello wörld" }]),
+        json!(["session.bound", { "source_session_id": "s2" }]),
+        json!(["verdict.reported", { "success": true }]),
+    ];
+    assert_eq!(said(&events), want);
+    let asked = stage.model.bodies("text").await;
+    assert!(asked[0]["body"]["messages"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pi_gives_text_reasoning_usage_and_cost() {
     let stage = Stage::new().await;
@@ -222,6 +272,37 @@ async fn codex_gives_tool_calls_and_results() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Gemini, "tool", &tool_turns(Agent::Gemini)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": TOOL, "description": "run a command", "is_background": false });
+    // Status 3 is a success to gemini.
+    let result = json!({ "output": "hi-from-tool\nerr", "status": "success" });
+    let want = [
+        json!(["tool.called", { "call_id": "c3", "name": "run_shell_command", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c3", "result": result, "is_error": false }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::Kimi, "tool", &tool_turns(Agent::Kimi)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": TOOL, "description": "run a command" });
+    let result = "hi-from-tool\nerr\nCommand failed with exit code: 3.";
+    let want = [
+        json!(["tool.called", { "call_id": "c2", "name": "Bash", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c2", "result": result, "is_error": false }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pi_gives_tool_calls_and_results() {
     let stage = Stage::new().await;
     let Some((run, events)) = stage.run(Agent::Pi, "tool", &tool_turns(Agent::Pi)).await else { return };
@@ -268,6 +349,85 @@ async fn claude_tells_of_a_providers_error() {
 async fn codex_tells_of_a_providers_error() {
     let bad = r#"{"error":{"message":"your request is bad","type":"invalid_request_error","code":null}}"#;
     a_provider_fails(Agent::Codex, ["We’re currently experiencing high demand", bad]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_tells_of_a_providers_error() {
+    let stage = Stage::new().await;
+    for (status, code) in [(400, "upstream"), (401, "not_logged_in"), (429, "rate_limited"), (500, "upstream")] {
+        let id = format!("e{status}");
+        let turns = json!([{ "error": status, "message": "the provider said no" }]);
+        let Some((run, events)) = stage.run(Agent::Gemini, &id, &turns).await else { return };
+        // Its exit status is the provider's, modulo 256.
+        let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"], &run["usage"]];
+        let exit = json!({ "code": status % 256 });
+        assert_eq!(told, [&json!("failed"), &json!(code), &json!(""), &exit, &Value::Null], "{run}");
+        let said_message = run["error"]["message"].as_str().unwrap();
+        assert!(said_message.contains("the provider said no"), "{said_message}");
+        let verdict = json!({ "success": false, "error": { "code": code, "message": said_message } });
+        assert!(said(&events).contains(&json!(["verdict.reported", verdict])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_tells_of_a_providers_error() {
+    let stage = Stage::new().await;
+    for (status, code) in [(400, "upstream"), (401, "not_logged_in"), (429, "rate_limited"), (500, "upstream")] {
+        let id = format!("e{status}");
+        let turns = json!([{ "error": status, "message": "the provider said no" }]);
+        let Some((run, events)) = stage.run(Agent::Kimi, &id, &turns).await else { return };
+        let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"], &run["usage"]];
+        assert_eq!(told, [&json!("failed"), &json!(code), &json!(""), &json!({ "code": 1 }), &Value::Null], "{run}");
+        let said_message = run["error"]["message"].as_str().unwrap();
+        assert!(said_message.ends_with(&format!(": {status} the provider said no")), "{said_message}");
+        let said = said(&events);
+        let verdict = json!({ "success": false, "error": { "code": code, "message": said_message } });
+        assert!(said.contains(&json!(["verdict.reported", verdict])), "{said:?}");
+        let retried = said.iter().any(|event| event[1]["code"] == "retry");
+        assert_eq!(retried, status == 429 || status == 500, "the program's retries are told: {said:?}");
+    }
+}
+
+/// What the harness plans for a session to go on with is what the program takes.
+async fn it_goes_on_with_its_session(agent: Agent, good: &str) {
+    let stage = Stage::new().await;
+    let turns = json!([{ "text": "Hello Ada." }]);
+    let Some((run, _)) = stage.run(agent, "first", &turns).await else { return };
+    let session = run["source_session_id"].as_str().unwrap();
+    let url = stage.model.script("again", &json!([{ "text": "You are Ada." }])).await;
+    let dir = stage.server.dir.path();
+    let told = agent.request("first", dir, &url, "").unwrap();
+    let request = longhaul_harness::Request {
+        model: told["model"].as_str(),
+        prompt: Some("Who am I?"),
+        resume: Some(session),
+        ..longhaul_harness::Request::default()
+    };
+    let plan = longhaul_harness::find(agent.name()).unwrap().plan(&request).unwrap();
+    assert_eq!(plan.source_session_id.as_deref(), Some(session));
+    let env = told["env"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), value.as_str().unwrap()));
+    std::fs::write(dir.join("prompt"), plan.stdin.as_deref().unwrap_or_default()).unwrap();
+    let mut command = std::process::Command::new(support::tool(agent.name()).unwrap());
+    command.args(&plan.args).env_clear().envs(env).envs(plan.env.iter().map(|(name, value)| (name, value)));
+    command.current_dir(run["cwd"].as_str().unwrap()).stdin(std::fs::File::open(dir.join("prompt")).unwrap());
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains(good) && printed.contains(session), "{printed}");
+    let asked = stage.model.bodies("again").await;
+    let body = asked[0]["body"].to_string();
+    for text in [json!(PROMPT.trim_end()).to_string().trim_matches('"'), "Hello Ada.", "Who am I?"] {
+        assert!(body.contains(text), "the model is not told {text}: {body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_goes_on_with_its_session() {
+    it_goes_on_with_its_session(Agent::Gemini, r#""status":"success""#).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_goes_on_with_its_session() {
+    it_goes_on_with_its_session(Agent::Kimi, "session.resume_hint").await;
 }
 
 /// Pi exits with status 0 after each.
@@ -335,6 +495,11 @@ async fn a_cancel_reaches_codexs_tool() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_geminis_tool() {
+    a_cancel_reaches_the_tool(Agent::Gemini, json!({ "code": 0 })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_pis_tool() {
     a_cancel_reaches_the_tool(Agent::Pi, json!({ "code": 143 })).await;
 }
@@ -390,6 +555,8 @@ async fn a_program_that_is_not_there_is_named_with_its_remedy() {
     for (harness, install) in [
         ("claude", "npm install -g @anthropic-ai/claude-code@2.1.329"),
         ("codex", "npm install -g @openai/codex@0.169.0"),
+        ("gemini", "npm install -g @google/gemini-cli@0.61.0"),
+        ("kimi", "npm install -g @moonshot-ai/kimi-code@2.1.0"),
         ("opencode", "npm install -g opencode-ai@1.18.33"),
         ("pi", "npm install -g @earendil-works/pi-coding-agent@0.74.2"),
     ] {

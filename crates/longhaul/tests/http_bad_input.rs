@@ -238,6 +238,8 @@ fn run_fields(table: &mut Table, file: &str) {
     for (harness, install) in [
         ("claude", "npm install -g @anthropic-ai/claude-code@2.1.329"),
         ("codex", "npm install -g @openai/codex@0.169.0"),
+        ("gemini", "npm install -g @google/gemini-cli@0.61.0"),
+        ("kimi", "npm install -g @moonshot-ai/kimi-code@2.1.0"),
     ] {
         for (target, body) in [
             ("/v1/runs", demo(json!({ "harness": harness }))),

@@ -14,6 +14,21 @@ pub struct Recorded {
     pub name: String,
     pub harness: &'static dyn Harness,
     pub stdout: Vec<u8>,
+    /// What it wrote to stderr, where that was recorded: it comes after all of stdout.
+    pub stderr: Vec<u8>,
+}
+
+impl Recorded {
+    /// All it wrote, as lines.
+    pub fn lines(&self) -> Vec<SourceLine<'_>> {
+        let stderr = lines(&self.stderr).into_iter().map(|line| SourceLine { stream: OutputStream::Stderr, ..line });
+        lines(&self.stdout).into_iter().chain(stderr).collect()
+    }
+
+    /// All events.
+    pub fn events(&self) -> Vec<EventData> {
+        steps(&mut *self.harness.parser(None).unwrap(), &self.lines()).concat()
+    }
 }
 
 fn folder() -> PathBuf {
@@ -27,6 +42,8 @@ pub fn all() -> Vec<Recorded> {
         ("claude", "claude"),
         ("claude-2.1.197", "claude"),
         ("codex", "codex"),
+        ("gemini", "gemini"),
+        ("kimi", "kimi"),
         ("opencode", "opencode"),
         ("pi", "pi"),
         ("pi-0.87.1", "pi"),
@@ -35,12 +52,14 @@ pub fn all() -> Vec<Recorded> {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "jsonl") {
                 let name = format!("{dir}/{}", path.file_stem().unwrap().to_str().unwrap());
-                found.push(Recorded { name, harness: find(harness).unwrap(), stdout: std::fs::read(&path).unwrap() });
+                let stdout = std::fs::read(&path).unwrap();
+                let stderr = std::fs::read(path.with_extension("stderr")).unwrap_or_default();
+                found.push(Recorded { name, harness: find(harness).unwrap(), stdout, stderr });
             }
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(found.len() > 80, "transcripts are missing");
+    assert!(found.len() > 130, "transcripts are missing");
     found
 }
 

@@ -319,6 +319,8 @@ pub fn tool(name: &str) -> Option<PathBuf> {
     let path = match name {
         "codex" => root.join("node_modules/@openai/codex/vendor/x86_64-unknown-linux-musl/bin/codex"),
         "claude" => root.join("node_modules/@anthropic-ai/claude-code-linux-x64/claude"),
+        "gemini" => root.join("node_modules/.bin/gemini"),
+        "kimi" => root.join("node_modules/.bin/kimi"),
         "pi" => root.join("node_modules/.bin/pi"),
         "python" => root.join("venv/bin/python"),
         "node-openai" => root.join("node_modules/openai"),

@@ -62,6 +62,8 @@ impl Drop for ModelServer {
 pub enum Agent {
     Claude,
     Codex,
+    Gemini,
+    Kimi,
     Pi,
 }
 
@@ -70,6 +72,8 @@ impl Agent {
         match self {
             Self::Claude => "claude",
             Self::Codex => "codex",
+            Self::Gemini => "gemini",
+            Self::Kimi => "kimi",
             Self::Pi => "pi",
         }
     }
@@ -96,6 +100,29 @@ impl Agent {
                 std::fs::write(home.join("config.toml"), config).unwrap();
                 json!({ "PATH": path, "HOME": home, "CODEX_HOME": home, "LOCAL_KEY": "dummy-key" })
             }
+            Self::Gemini => {
+                let settings = json!({
+                    "security": { "auth": { "selectedType": "gemini-api-key" } },
+                    "general": { "enableAutoUpdate": false, "maxAttempts": 1 },
+                    "privacy": { "usageStatisticsEnabled": false },
+                });
+                std::fs::create_dir_all(home.join(".gemini")).unwrap();
+                std::fs::write(home.join(".gemini/settings.json"), settings.to_string()).unwrap();
+                json!({
+                    "PATH": path, "HOME": home, "GEMINI_API_KEY": "dummy-key", "GOOGLE_GEMINI_BASE_URL": url,
+                })
+            }
+            Self::Kimi => {
+                let config = format!(
+                    "default_model = \"local/scripted\"\ntelemetry = false\n\
+                     [providers.local]\ntype = \"kimi\"\nbase_url = \"{url}/v1\"\napi_key = \"dummy-key\"\n\
+                     [models.\"local/scripted\"]\nprovider = \"local\"\nmodel = \"scripted\"\n\
+                     max_context_size = 100000\ncapabilities = [\"thinking\", \"tool_use\"]\n\
+                     [loop_control]\nmax_attempts_per_step = 2\n"
+                );
+                std::fs::write(home.join("config.toml"), config).unwrap();
+                json!({ "PATH": path, "HOME": home, "KIMI_CODE_HOME": home })
+            }
             Self::Pi => {
                 let model = json!({
                     "id": "scripted", "name": "scripted", "reasoning": true, "input": ["text"],
@@ -112,18 +139,21 @@ impl Agent {
                 json!({ "PATH": path, "HOME": home, "PI_OFFLINE": "1" })
             }
         };
-        let mut body =
+        let mut request =
             json!({ "run_id": id, "harness": self.name(), "prompt": prompt, "permissions": "full", "env": env });
-        if self == Self::Pi {
-            body["model"] = json!("local/scripted");
+        match self {
+            // Without one it asks a model which one to take.
+            Self::Gemini => request["model"] = json!("gemini-2.5-flash"),
+            Self::Pi => request["model"] = json!("local/scripted"),
+            Self::Claude | Self::Codex | Self::Kimi => {}
         }
-        Some(body)
+        Some(request)
     }
 
     /// A turn's tool call that runs a shell command.
     pub fn shell(self, command: &str) -> Value {
         match self {
-            Self::Claude | Self::Pi => json!({ "shell": command }),
+            Self::Claude | Self::Gemini | Self::Kimi | Self::Pi => json!({ "shell": command }),
             // Without it codex goes on after ten seconds although the command still runs.
             Self::Codex => json!({ "name": "exec_command", "args": { "cmd": command, "yield_time_ms": 30_000 } }),
         }
