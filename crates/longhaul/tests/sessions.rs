@@ -182,3 +182,22 @@ async fn turns_go_one_after_another_in_order_over_a_restart() {
     assert_eq!(texts, ["one", "two", "three"]);
     assert!(spans.windows(2).all(|two| two[0].1 <= two[1].0), "no two at once: {spans:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chat_is_a_turn_of_the_session_that_its_header_names() {
+    let stage = Stage::new(Agent::Claude, &two()).await;
+    let Some(first) = stage.turn("first", "remember the word plum") else { return };
+    stage.accept(&first).await;
+    let messages = json!([
+        { "role": "user", "content": "this was said before" },
+        { "role": "assistant", "content": "one" },
+        { "role": "user", "content": "which word was it" },
+    ]);
+    let body = json!({ "model": "claude", "messages": messages, "env": first["env"], "permissions": "full" });
+    let chat = stage.server.http.post(stage.server.url("/v1/chat/completions")).header("x-session-id", "s");
+    let answer: Value = chat.body(body.to_string()).send().await.unwrap().json().await.unwrap();
+    assert_eq!(answer["choices"][0]["message"]["content"], "two", "{answer}");
+    let last = stage.model.bodies("talk").await.pop().unwrap()["body"].to_string();
+    assert!(last.contains("remember the word plum") && !last.contains("this was said before"), "{last}");
+    assert_eq!(stage.server.get("/v1/sessions/s").await.1["turns"], 2);
+}
