@@ -167,8 +167,14 @@ impl Engine {
     pub async fn erase_session(&self, key: &SessionKey) -> Result<(), SessionEraseError> {
         let _alone = self.session_lock(key).lock().await;
         let Some(session) = self.session(key).await? else { return Err(SessionEraseError::NotFound) };
-        if let Some(run) = self.session_run(key) {
-            return Err(SessionEraseError::Busy { run });
+        while let Some(run) = self.session_run(key) {
+            let run_key = RunKey { project: key.project.clone(), run };
+            let over = self.store().run(&run_key).await?.is_some_and(|row| row.status.is_terminal());
+            if !over || self.is_draining() {
+                return Err(SessionEraseError::Busy { run: run_key.run });
+            }
+            // It is over, and its owner is about to leave the lane.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         let gone = RecordWrite { key: key.record(), value: None, only_new: false };
         self.store().commit(Commit { records: vec![gone], urgency: Urgency::Reserve, ..Commit::default() }).await?;
