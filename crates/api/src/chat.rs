@@ -20,7 +20,7 @@ pub const CHAT_DIGEST_TAG: &str = "chat.v1";
 pub const ENCODER: &str = "longhaul-chat-1";
 
 /// Members that are ids, waits and transport.
-const NOT_DIGESTED: &[&str] = &["run_id", "session_id", "project", "stream", "stream_options", "queue_timeout_ms"];
+const NOT_DIGESTED: &[&str] = &["run_id", "project", "stream", "stream_options", "queue_timeout_ms"];
 
 /// Members of OpenAI's request that an agent CLI has no use for. They are accepted and named in `X-Longhaul-Ignored`.
 const IGNORED: &[&str] = &[
@@ -125,7 +125,27 @@ impl ChatRequest {
     /// # Errors
     /// A [`Problem`] that names the field.
     pub fn parse(body: &[u8]) -> Result<ParsedChat, Problem> {
-        let map = parse_object(body)?;
+        Self::parse_in(body, None)
+    }
+
+    /// Parses a body whose session may be named beside it; the digest is that of a body that names it itself.
+    ///
+    /// # Errors
+    /// A [`Problem`] that names the field.
+    pub fn parse_in(body: &[u8], session: Option<&SessionId>) -> Result<ParsedChat, Problem> {
+        let mut map = parse_object(body)?;
+        if let Some(session) = session {
+            let beside = Value::from(session.as_str());
+            match map.get("session_id").filter(|v| !v.is_null()) {
+                Some(own) if *own != beside => {
+                    let text = "x-session-id and session_id name different sessions";
+                    return Err(Problem::invalid("x-session-id", text));
+                }
+                _ => {
+                    map.insert("session_id".into(), beside);
+                }
+            }
+        }
         let known: Vec<&str> = KNOWN.iter().chain(IGNORED).copied().collect();
         refuse_unknown(&map, &known)?;
         let digest = digest_of(CHAT_DIGEST_TAG, &map, NOT_DIGESTED);
@@ -166,6 +186,18 @@ impl ChatRequest {
         })?;
         Ok(ParsedChat { chat, run, digest, ignored })
     }
+}
+
+/// What comes after the last answer of a conversation, for a CLI whose own session holds the rest; `None` if that is
+/// everything or nothing.
+///
+/// # Errors
+/// As of [`prompt_of`].
+pub fn turn_of(messages: &[Message]) -> Result<Option<String>, Problem> {
+    let Some(last) = messages.iter().rposition(|message| message.role == "assistant") else { return Ok(None) };
+    let said = |message: &&Message| matches!(message.role.as_str(), "user" | "tool");
+    let rest: Vec<Message> = messages[last + 1..].iter().filter(said).cloned().collect();
+    if rest.is_empty() { Ok(None) } else { prompt_of(&rest).map(|(prompt, _)| Some(prompt)) }
 }
 
 /// The text of a conversation as one prompt and one system text.

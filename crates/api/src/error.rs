@@ -71,6 +71,8 @@ codes! {
         "There is no harness of this name; `harnesses` lists those that exist.";
     RunNotFound = "run_not_found", 404, "not_found_error", false,
         "There is no run with this id in this project.";
+    UnknownSession = "unknown_session", 404, "not_found_error", false,
+        "There is no session with this id in this project.";
     RouteNotFound = "route_not_found", 404, "not_found_error", false,
         "There is nothing at this path.";
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
@@ -83,6 +85,10 @@ codes! {
         "The cursor is beyond the end of the log.";
     CwdBusy = "cwd_busy", 409, "conflict_error", false,
         "Another live run works in this directory, and the request asked not to share it.";
+    SessionConflict = "session_conflict", 409, "conflict_error", false,
+        "The session's turns have another harness, model or directory; both values are given.";
+    SessionBusy = "session_busy", 409, "conflict_error", false,
+        "A run of the session is not over; cancel it first.";
     RunNotEnded = "run_not_ended", 409, "conflict_error", false,
         "The run is not over; cancel it first.";
     RunCancelled = "run_cancelled", 409, "conflict_error", false,
@@ -99,6 +105,8 @@ codes! {
         "The range lies outside the log.";
     Saturated = "saturated", 429, "rate_limit_error", true,
         "No place became free in time; nothing was started.";
+    SessionQueueFull = "session_queue_full", 429, "rate_limit_error", true,
+        "Too many runs of the session wait already; nothing was started.";
     QueueFull = "queue_full", 503, "rate_limit_error", true,
         "The queue is full; nothing was started.";
     Draining = "draining", 503, "server_error", true,

@@ -8,11 +8,12 @@ use longhaul_harness::{Harness, Plan, Program, Request};
 use crate::error::DispatchError;
 use crate::sealed::Sealed;
 
-/// The harness's plan for a sealed request.
-pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed) -> Result<Plan, DispatchError> {
+/// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named.
+pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>) -> Result<Plan, DispatchError> {
+    let turn = sealed.turn.as_deref().filter(|_| resume.is_some());
     let request = Request {
         model: sealed.model.as_deref(),
-        prompt: sealed.prompt.as_deref(),
+        prompt: turn.or(sealed.prompt.as_deref()),
         system: sealed.system.as_deref(),
         command: sealed.command.as_deref(),
         args: &sealed.args,
@@ -22,7 +23,7 @@ pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed) -> Result<Plan, Dispa
         allowed_tools: &sealed.allowed_tools,
         turns_max: sealed.turns_max,
         new_session: &sealed.new_session,
-        resume: None,
+        resume,
     };
     Ok(harness.plan(&request)?)
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use longhaul_harness::Harness;
 use longhaul_model::event::{EventData, RunCreated, Warning};
 use longhaul_model::projection::Projection;
-use longhaul_model::{Event, RunId, RunKey, Seq, Status, StreamId, event};
+use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, event};
 use longhaul_store::{Commit, CommitError, RecordWrite};
 use serde_json::{Map, Value};
 
@@ -20,9 +20,11 @@ use crate::admission;
 use crate::doc::{self, Doc, Origin};
 use crate::engine::Engine;
 use crate::error::DispatchError;
-use crate::owner::Owner;
+use crate::lanes::Turn;
+use crate::owner::{Line, Owner};
 use crate::places::{Place, Who};
 use crate::sealed::{self, Sealed};
+use crate::session::{Session, SessionKey};
 use crate::view::Shared;
 
 /// A request to run something, checked for form by its face.
@@ -32,7 +34,9 @@ pub struct NewRun {
     pub key: RunKey,
     /// The digest that the id is bound to.
     pub digest: String,
-    /// The harness's name.
+    /// The session that it is a turn of.
+    pub session: Option<SessionId>,
+    /// The harness's name; empty where its session's is meant.
     pub harness: String,
     /// What is needed to carry it out. An empty `cwd` means a private directory.
     pub sealed: Sealed,
@@ -51,9 +55,16 @@ pub struct NewRun {
     /// Warnings that the face already has.
     pub warnings: Vec<Warning>,
     /// A place that was waited for; without one the run waits by itself.
-    pub place: Option<Place>,
+    pub reserved: Option<Reserved>,
     /// Records of the face, in the same commit.
     pub records: Vec<RecordWrite>,
+}
+
+/// What was waited for before a run is accepted.
+#[derive(Debug)]
+pub struct Reserved {
+    pub(crate) turn: Option<Turn>,
+    pub(crate) place: Place,
 }
 
 /// What became of a request.
@@ -83,13 +94,29 @@ impl Engine {
         Ok(false)
     }
 
-    /// Waits for a place before anything is stored; `None` if none became free in time.
+    /// Waits for the session's turn, if there is a session, and then for a place, before anything is stored; `None` if
+    /// they did not come in time.
     ///
     /// # Errors
-    /// `QueueFull`.
-    pub async fn reserve(&self, who: Who, at_most: std::time::Duration) -> Result<Option<Place>, DispatchError> {
-        let mut wait = self.inner.places.wait(who)?;
-        Ok(tokio::time::timeout(at_most, wait.ready()).await.ok())
+    /// `QueueFull` or `LaneFull`.
+    pub async fn reserve(
+        &self,
+        who: Who,
+        session: Option<&SessionId>,
+        at_most: std::time::Duration,
+    ) -> Result<Option<Reserved>, DispatchError> {
+        let both = async {
+            let mut turn = match session {
+                Some(id) => Some(self.inner.lanes.enter(&in_project(&who.key, id), &who.key)?),
+                None => None,
+            };
+            if let Some(turn) = &mut turn {
+                turn.come().await;
+            }
+            let place = self.inner.places.wait(who)?.ready().await;
+            Ok(Reserved { turn, place })
+        };
+        tokio::time::timeout(at_most, both).await.ok().transpose()
     }
 
     /// Accepts a run, or attaches to the one that is there.
@@ -116,20 +143,46 @@ impl Engine {
         if self.is_draining() {
             return Err(DispatchError::Draining);
         }
+        let mut new = new;
+        let session_key = new.session.as_ref().map(|id| in_project(&new.key, id));
+        let _session_alone = match &session_key {
+            Some(key) => Some(self.session_lock(key).lock().await),
+            None => None,
+        };
+        let session = match &session_key {
+            Some(key) => Some(self.join(key, &new.key, &mut new.harness, &mut new.sealed).await?),
+            None => None,
+        };
+        if let Some(session) = session.as_ref().filter(|_| new.harness.is_empty()) {
+            return Err(DispatchError::SessionNew { session: session.id.clone() });
+        }
         let harness = longhaul_harness::find(&new.harness)
             .ok_or_else(|| DispatchError::UnknownHarness { name: new.harness.clone() })?;
-        let mut new = new;
         let dir = uuid::Uuid::now_v7().simple().to_string();
-        let own_cwd = new.sealed.cwd.as_os_str().is_empty();
-        if own_cwd {
-            new.sealed.cwd = self.work_dir(&dir);
-        } else {
+        let own_cwd = match &session {
+            Some(session) => session.dir.is_some(),
+            None => new.sealed.cwd.as_os_str().is_empty(),
+        };
+        if !own_cwd {
             check_cwd(&new.sealed.cwd)?;
+        } else if session.is_none() {
+            new.sealed.cwd = self.work_dir(&dir);
         }
-        let plan = admission::plan(harness, &new.sealed)?;
+        let plan = admission::plan(harness, &new.sealed, None)?;
+        if let Some(session) = &session {
+            // Whether the harness can go on with a session, whatever its id will be.
+            admission::plan(harness, &new.sealed, Some(&new.sealed.new_session))?;
+            if Self::is_reshaped(session, &new.sealed) {
+                new.warnings.push(Warning {
+                    code: "session_profile".to_owned(),
+                    message: "system, permissions, allowed_tools or effort differ from the session's first turn"
+                        .to_owned(),
+                });
+            }
+        }
         admission::installed(harness, &plan, &new.sealed, &self.inner.options.environment)?;
         new.warnings.extend(plan.warnings);
-        if let Some(holder) = self.holder_of(&new.sealed.cwd, harness) {
+        if let Some(holder) = self.holder_of(&new.sealed.cwd, harness, session_key.as_ref()) {
             if new.refuse_busy_cwd {
                 return Err(DispatchError::CwdBusy { holder });
             }
@@ -139,15 +192,25 @@ impl Engine {
             });
         }
         let who = Who { key: new.key.clone(), harness: new.harness.clone(), caller: new.origin.caller.clone() };
-        let wait = match new.place.take() {
-            Some(place) => Err(place),
-            None => Ok(self.inner.places.wait(who)?),
+        let (turn, line) = match (new.reserved.take(), &session_key) {
+            (Some(Reserved { turn, place }), _) => (turn, Line::Placed(place)),
+            // It gets in line for a place once its turn has come.
+            (None, Some(session)) => (Some(self.inner.lanes.enter(session, &new.key)?), Line::Later),
+            (None, None) => (None, Line::Waits(self.inner.places.wait(who)?)),
         };
         let _making = self.inner.making.read().await;
-        let doc = self.accept(&new, harness, &dir, own_cwd).await?;
+        let accepted = self.accept(&new, harness, &dir, own_cwd, session.as_ref()).await;
+        if let (Err(error), Some(session)) = (&accepted, &session)
+            && !matches!(error, DispatchError::Commit(CommitError::Unknown(_)))
+            && session.turns == 1
+            && let Some(dir) = &session.dir
+        {
+            crate::erase::remove_dir(&self.work_dir(dir)).await;
+        }
+        let doc = accepted?;
         let shared = Arc::new(Shared::new(new.key.clone(), doc.0, doc.1));
         metrics::counter!("longhaul_runs_created_total", "harness" => harness.name()).increment(1);
-        self.adopt(Owner::fresh(self.clone(), shared, wait));
+        self.adopt(Owner::fresh(self.clone(), shared, line, turn));
         Ok(Dispatched::Created)
     }
 
@@ -158,6 +221,7 @@ impl Engine {
         harness: &dyn Harness,
         dir: &str,
         own_cwd: bool,
+        session: Option<&Session>,
     ) -> Result<(StreamId, Doc), DispatchError> {
         let created = RunCreated {
             project: new.key.project.clone(),
@@ -167,7 +231,7 @@ impl Engine {
             model: new.sealed.model.clone(),
             name: new.name.clone(),
             digest: new.digest.clone(),
-            session_id: None,
+            session_id: new.session.clone(),
             cwd: new.sealed.cwd.to_string_lossy().into_owned(),
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
@@ -224,7 +288,9 @@ impl Engine {
             doc: doc.encode(),
         };
         let create = longhaul_store::NewRun { row, epoch: self.inner.epoch, events: wires, feed: vec![0] };
-        let commit = Commit { create: Some(create), records: new.records.clone(), ..Commit::default() };
+        let mut records = new.records.clone();
+        records.extend(session.map(|session| session.write(&in_project(&new.key, &session.id))));
+        let commit = Commit { create: Some(create), records, ..Commit::default() };
         match self.store().commit(commit).await {
             Ok(done) => match done.created {
                 Some(stream) => Ok((stream, doc)),
@@ -239,19 +305,28 @@ impl Engine {
         }
     }
 
-    /// A live agent in the same directory. Commands are left out: people run many in one place.
-    fn holder_of(&self, cwd: &Path, harness: &dyn Harness) -> Option<RunId> {
+    /// A live agent in the same directory. Commands are left out, since people run many in one place; and runs of the same
+    /// session, which go one after another.
+    fn holder_of(&self, cwd: &Path, harness: &dyn Harness, session: Option<&SessionKey>) -> Option<RunId> {
         if harness.driver() == event::Driver::Exec {
             return None;
         }
         let cwd = cwd.to_string_lossy();
         self.lock_live().values().find_map(|live| {
             live.shared.with_doc(|doc| {
+                if session.is_some() && crate::engine::session_key(&live.shared.key, doc).as_ref() == session {
+                    return None;
+                }
                 let same = doc.run.driver == event::Driver::Harness && doc.run.cwd == cwd;
                 same.then(|| live.shared.key.run.clone())
             })
         })
     }
+}
+
+/// A session of the run's project.
+fn in_project(run: &RunKey, id: &SessionId) -> SessionKey {
+    SessionKey { project: run.project.clone(), id: id.clone() }
 }
 
 /// Makes the run's directory with its sealed request and its owner's name, and its private working directory.

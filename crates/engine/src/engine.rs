@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::doc::Doc;
+use crate::lanes::Lanes;
 use crate::owner::Owner;
 use crate::places::{InLine, Place, PlaceLimits, Places};
 use crate::recovery::{Counters, Report};
 use crate::retention::Retention;
+use crate::session::SessionKey;
 use crate::view::{Live, Shared, View};
 
 /// Locks against two dispatches of one run id; a power of two, far above the requests in flight.
@@ -50,9 +52,12 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) epoch: Epoch,
     pub(crate) places: Places,
+    pub(crate) lanes: Lanes,
     pub(crate) recovery: Counters,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
+    /// Locks for whoever writes a session's record; taken after a run's, never before.
+    session_shards: Vec<tokio::sync::Mutex<()>>,
     /// Shared by dispatches that make a directory, held alone by whoever takes one for nobody's.
     pub(crate) making: tokio::sync::RwLock<()>,
     pub(crate) draining: CancellationToken,
@@ -84,9 +89,11 @@ impl Engine {
         let inner = Arc::new(Inner {
             epoch,
             places,
+            lanes: Lanes::default(),
             recovery: Counters::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
+            session_shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             making: tokio::sync::RwLock::default(),
             draining: CancellationToken::new(),
             refusing: AtomicBool::new(false),
@@ -103,22 +110,33 @@ impl Engine {
         self.inner.recovery.found(rows.len() as u64);
         // Whoever has a process has a place before anybody in line gets one.
         let mut held: HashMap<RunKey, Place> = HashMap::new();
-        let mut docs = Vec::with_capacity(rows.len());
+        let mut runs = Vec::with_capacity(rows.len());
         for row in rows {
             let doc = Doc::decode(&row.doc)
                 .map_err(|what| StoreError::Corrupt { place: format!("row of run {}", row.key), what })?;
             if row.status != Status::Queued {
                 held.insert(row.key.clone(), self.inner.places.take(doc.who(&row.key)));
             }
-            docs.push((row, doc));
+            runs.push((row, doc));
         }
-        for (row, doc) in docs {
+        // Whoever has a process keeps its session's lane; the others are in line in the order of their creation.
+        let mut turns = HashMap::new();
+        for waiting in [false, true] {
+            for (row, doc) in runs.iter().filter(|(row, _)| (row.status == Status::Queued) == waiting) {
+                if let Some(session) = session_key(&row.key, doc) {
+                    turns.insert(row.key.clone(), self.inner.lanes.enter_accepted(&session, &row.key));
+                }
+            }
+        }
+        for (row, doc) in runs {
+            let turn = turns.remove(&row.key);
             // In line in the order in which they were accepted.
-            let waits = row.status == Status::Queued;
+            // A run of a session gets in line for a place once its turn has come.
+            let waits = row.status == Status::Queued && turn.is_none();
             let wait = waits.then(|| self.inner.places.wait_accepted(doc.who(&row.key)));
             let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
             let place = held.remove(&row.key);
-            self.adopt(Owner::recovering(self.clone(), shared, wait, place));
+            self.adopt(Owner::recovering(self.clone(), shared, wait, place, turn));
         }
         let engine = self.clone();
         self.spawn(async move {
@@ -150,6 +168,7 @@ impl Engine {
                 return;
             }
         }
+        self.sweep_sessions().await;
         if let Ok(tombstones) = self.store().records(crate::erase::TOMBSTONE, "", usize::MAX).await {
             for (_, value) in tombstones {
                 if let Ok(tombstone) = serde_json::from_slice::<crate::erase::Tombstone>(&value)
@@ -239,6 +258,13 @@ impl Engine {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         &self.inner.shards[hasher.finish() as usize % SHARDS]
+    }
+
+    /// The lock of whoever writes the session's record.
+    pub(crate) fn session_lock(&self, key: &SessionKey) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        &self.inner.session_shards[hasher.finish() as usize % SHARDS]
     }
 
     /// The live run, after any dispatch of it that is under way.
@@ -408,6 +434,12 @@ impl Drop for ReaderGuard {
             }
         });
     }
+}
+
+/// The session that a run is a turn of.
+pub(crate) fn session_key(run: &RunKey, doc: &Doc) -> Option<SessionKey> {
+    let id = doc.run.session_id.clone()?;
+    Some(SessionKey { project: run.project.clone(), id })
 }
 
 /// Whether a run's directory has attempts in it, or anything else that a dispatch does not make.

@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use longhaul_harness::PlanError;
+use longhaul_model::{RunId, SessionId};
 use longhaul_store::{CommitError, StoreError};
 
+use crate::lanes::LaneFull;
 use crate::places::QueueFull;
 
 /// Why a run was not accepted. Nothing is stored and nothing was started.
@@ -53,8 +55,29 @@ pub enum DispatchError {
     #[error("run {holder} works in this directory")]
     CwdBusy {
         /// The other run.
-        holder: longhaul_model::RunId,
+        holder: RunId,
     },
+    /// The session's turns have another value.
+    #[error("session {session} has another {field}")]
+    SessionConflict {
+        /// The session.
+        session: SessionId,
+        /// The field.
+        field: &'static str,
+        /// The session's value.
+        expected: Option<String>,
+        /// The request's value.
+        received: Option<String>,
+    },
+    /// The session is new, and its first turn names no harness.
+    #[error("session {session} is new; its first turn names a harness")]
+    SessionNew {
+        /// The session.
+        session: SessionId,
+    },
+    /// Too many runs of the session wait already.
+    #[error(transparent)]
+    LaneFull(#[from] LaneFull),
     /// Too many wait already.
     #[error(transparent)]
     QueueFull(#[from] QueueFull),
@@ -100,6 +123,26 @@ pub enum CancelError {
     /// The server is stopping; the next one takes the request.
     #[error("the server is stopping")]
     Draining,
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a session was not deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionEraseError {
+    /// There is no such session.
+    #[error("there is no such session")]
+    NotFound,
+    /// A run of it is not over.
+    #[error("run {run} of the session is not over")]
+    Busy {
+        /// The run.
+        run: RunId,
+    },
     /// The store refused.
     #[error(transparent)]
     Commit(#[from] CommitError),

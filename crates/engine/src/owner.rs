@@ -40,6 +40,7 @@ use self::commit::Refused;
 use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::error::CancelError;
+use crate::lanes::Turn;
 use crate::places::{Place, Wait};
 use crate::recovery::Fate;
 use crate::view::{Live, Shared};
@@ -83,11 +84,22 @@ pub(crate) enum LetGo {
     Store(#[from] StoreError),
 }
 
+/// Where a run that was accepted just now stands before the places.
+#[derive(Debug)]
+pub(crate) enum Line {
+    /// It has one.
+    Placed(Place),
+    /// It is in line.
+    Waits(Wait),
+    /// It gets in line once its turn in its session has come.
+    Later,
+}
+
 /// How an owner begins.
 #[derive(Debug)]
 enum Begin {
     /// A run that was accepted just now.
-    Fresh(Result<Wait, Place>),
+    Fresh(Line),
     /// A run of an earlier server, with its place in line if it waited.
     Recovering(Option<Wait>),
 }
@@ -99,6 +111,8 @@ pub(crate) struct Owner {
     inbox: mpsc::Receiver<Message>,
     begin: Option<Begin>,
     place: Option<Place>,
+    /// The turn in its session, waited for or held until its process tree is gone.
+    turn: Option<Turn>,
     state: RunState,
     tail: Seq,
     last_ts: Timestamp,
@@ -124,6 +138,7 @@ impl Owner {
             inbox,
             begin: Some(begin),
             place: None,
+            turn: None,
             state: RunState::default(),
             tail: Seq::ZERO,
             last_ts: Timestamp::default(),
@@ -137,8 +152,10 @@ impl Owner {
     }
 
     /// The owner of a run that was accepted just now, with its place or its place in line.
-    pub(crate) fn fresh(engine: Engine, shared: Arc<Shared>, wait: Result<Wait, Place>) -> (Self, Live) {
-        Self::new(engine, shared, Begin::Fresh(wait))
+    pub(crate) fn fresh(engine: Engine, shared: Arc<Shared>, line: Line, turn: Option<Turn>) -> (Self, Live) {
+        let (mut owner, live) = Self::new(engine, shared, Begin::Fresh(line));
+        owner.turn = turn;
+        (owner, live)
     }
 
     /// The owner of a run that an earlier server left.
@@ -147,9 +164,10 @@ impl Owner {
         shared: Arc<Shared>,
         wait: Option<Wait>,
         place: Option<Place>,
+        turn: Option<Turn>,
     ) -> (Self, Live) {
         let (mut owner, live) = Self::new(engine, shared, Begin::Recovering(wait));
-        owner.place = place;
+        (owner.place, owner.turn) = (place, turn);
         (owner, live)
     }
 
@@ -162,8 +180,8 @@ impl Owner {
             let error = match AssertUnwindSafe(self.own()).catch_unwind().await {
                 Ok(Ok(())) => break,
                 Ok(Err(LetGo::Draining)) => {
-                    // The place goes with the process, not with this server: nobody in line may have it.
-                    std::mem::forget(self.place.take());
+                    // Place and turn go with the process, not with this server: nobody in line may have them.
+                    std::mem::forget((self.place.take(), self.turn.take()));
                     return;
                 }
                 Ok(Err(LetGo::Fenced(why))) => {
@@ -184,7 +202,7 @@ impl Owner {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = draining.cancelled() => {
-                    std::mem::forget(self.place.take());
+                    std::mem::forget((self.place.take(), self.turn.take()));
                     return;
                 }
             }
@@ -197,8 +215,9 @@ impl Owner {
     async fn own(&mut self) -> Result<(), LetGo> {
         self.load().await?;
         match self.begin.take() {
-            Some(Begin::Fresh(Ok(wait))) => self.wait_for_place(wait).await?,
-            Some(Begin::Fresh(Err(place))) => self.place = Some(place),
+            Some(Begin::Fresh(Line::Waits(wait))) => self.wait_for_place(wait).await?,
+            Some(Begin::Fresh(Line::Placed(place))) => self.place = Some(place),
+            Some(Begin::Fresh(Line::Later)) => {}
             Some(Begin::Recovering(wait)) => self.take_over(wait).await?,
             None => self.take_over(None).await?,
         }
@@ -206,6 +225,10 @@ impl Owner {
             match self.state.phase {
                 Phase::Queued if self.place.is_some() => self.start_attempt().await?,
                 Phase::Queued => {
+                    self.wait_for_turn().await?;
+                    if self.is_over() {
+                        break;
+                    }
                     let who = self.shared.with_doc(|doc| doc.who(&self.shared.key));
                     let wait = self.engine.inner.places.wait_accepted(who);
                     self.wait_for_place(wait).await?;
@@ -278,6 +301,26 @@ impl Owner {
             tracing::info!(run = %self.shared.key, ?fate, "recovered a run");
             self.engine.inner.recovery.count(fate);
         }
+    }
+
+    /// Waits until the runs of the session before this one are over.
+    async fn wait_for_turn(&mut self) -> Result<(), LetGo> {
+        let Some(mut turn) = self.turn.take() else { return Ok(()) };
+        let draining = self.engine.inner.draining.clone();
+        let came = loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => break Err(LetGo::Draining),
+                Some(message) = self.inbox.recv() => match self.answer(message).await {
+                    Ok(()) if self.is_over() => break Ok(()),
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                () = turn.come() => break Ok(()),
+            }
+        };
+        self.turn = Some(turn);
+        came
     }
 
     async fn wait_for_place(&mut self, mut wait: Wait) -> Result<(), LetGo> {
@@ -370,7 +413,7 @@ impl Owner {
             tracing::warn!(run = %self.shared.key, %error, "tidying failed");
         }
         self.account(Fate::Finished);
-        self.place = None;
+        (self.place, self.turn) = (None, None);
     }
 
     fn run_dir(&self) -> std::path::PathBuf {

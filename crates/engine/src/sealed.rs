@@ -26,6 +26,9 @@ pub struct Sealed {
     pub model: Option<String>,
     /// The prompt, for an agent.
     pub prompt: Option<String>,
+    /// The prompt where the source's own session already holds what came before it; otherwise `prompt` is.
+    #[serde(default)]
+    pub turn: Option<String>,
     /// Instructions beside the prompt.
     pub system: Option<String>,
     /// The program, for a command.

@@ -63,6 +63,18 @@ impl Engine {
         }
         let (cause, owner, since, next) = match run.status {
             Status::Queued => {
+                let session = crate::engine::session_key(key, &view.doc);
+                let before = session.as_ref().and_then(|session| self.inner.lanes.waits_for(session, key));
+                if let (Some(session), Some((run, position))) = (&session, &before) {
+                    facts.push(format!("{position} of the session's runs are before it"));
+                    return Ok(Some(Why {
+                        cause: format!("waits for run {} of session {}", run.run, session.id),
+                        owner: "longhaul",
+                        since: view.doc.run.created_at,
+                        next: None,
+                        facts,
+                    }));
+                }
                 let cause = match self.in_line(key) {
                     Some(line) => format!("waits for a place: {} before it, {}", line.before, line.cause),
                     None => "is about to be started".to_owned(),

@@ -20,6 +20,7 @@ mod peer;
 mod query;
 mod reply;
 mod runs;
+mod sessions;
 mod sse;
 
 use std::sync::Arc;
@@ -80,6 +81,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/log", &["get"]),
     ("/v1/runs/{id}/cancel", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
+    ("/v1/sessions", &["get"]),
+    ("/v1/sessions/{id}", &["get", "delete"]),
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
     ("/v1/models", &["get"]),
@@ -100,6 +103,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/log", get(log::log))
         .route("/v1/runs/{id}/cancel", post(cancel::cancel))
         .route("/v1/runs/{id}/why", get(runs::why))
+        .route("/v1/sessions", get(sessions::list))
+        .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/models", get(models::list))

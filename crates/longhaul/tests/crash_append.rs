@@ -65,10 +65,12 @@ fn request(script: Script) -> NewRun {
     NewRun {
         key: key(),
         digest: "d".to_owned(),
+        session: None,
         harness: harness.to_owned(),
         sealed: Sealed {
             model,
             prompt: command.is_none().then(|| "look around".to_owned()),
+            turn: None,
             system: None,
             command,
             args,
@@ -91,7 +93,7 @@ fn request(script: Script) -> NewRun {
         cancel_on_disconnect: false,
         refuse_busy_cwd: false,
         warnings: vec![],
-        place: None,
+        reserved: None,
         records: vec![],
     }
 }

@@ -81,6 +81,9 @@ impl Row {
 
 /// Codes that no request alone can bring about, and where they are tested.
 const ELSEWHERE: &[(ErrorCode, &str)] = &[
+    (ErrorCode::SessionConflict, "sessions"),
+    (ErrorCode::SessionBusy, "sessions"),
+    (ErrorCode::SessionQueueFull, "sessions"),
     (ErrorCode::BodyTooLarge, "http_dispatch"),
     (ErrorCode::RunConflict, "http_dispatch"),
     (ErrorCode::OperationConflict, "http_dispatch"),
@@ -303,7 +306,11 @@ fn chat_fields(table: &mut Table) {
     let body = talk(json!({})).to_string();
     let chat = "/v1/chat/completions";
     table.with("POST", chat, &[("last-event-id", b"1")], body.as_bytes(), 400, "invalid_field", Some("Last-Event-ID"));
+    // The built-in agent has no session to go on with.
     table.with("POST", chat, &[("x-session-id", b"s")], body.as_bytes(), 400, "unsupported_field", Some("session_id"));
+    table.with("POST", chat, &[("x-session-id", b"a/b")], body.as_bytes(), 400, "invalid_field", Some("x-session-id"));
+    let named = talk(json!({ "session_id": "t" })).to_string();
+    table.with("POST", chat, &[("x-session-id", b"s")], named.as_bytes(), 400, "invalid_field", Some("x-session-id"));
     let streamed = talk(json!({ "stream": true })).to_string();
     table.with(
         "POST",
@@ -523,6 +530,12 @@ async fn every_bad_request_is_refused_by_name_and_leaves_nothing() {
     chat_fields(&mut table);
     addresses(&mut table);
     envelopes(&mut table);
+    table.get("/v1/sessions/nobody", 404, "unknown_session", None).fact("session_id", json!("nobody"));
+    table.get("/v1/sessions/a%2Fb", 400, "invalid_field", Some("id"));
+    table.get("/v1/sessions?after=a/b", 400, "invalid_cursor", Some("after"));
+    table.get("/v1/sessions?limit=0", 400, "invalid_field", Some("limit"));
+    table.field(json!({ "session_id": "new", "prompt": "x" }), "invalid_field", "harness");
+    table.field(exec(json!({ "session_id": "s" })), "unsupported_field", "session_id");
     let same = demo(json!({ "cwd": work, "on_cwd_busy": "refuse" })).to_string();
     table.post("/v1/runs", same.as_bytes(), 409, "cwd_busy", None).fact("holder", json!("busy"));
     let mut mistakes = vec![];

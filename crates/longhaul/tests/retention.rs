@@ -74,6 +74,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         idle_ms: None,
         timeout_ms: 600_000,
         new_session: String::new(),
+        turn: None,
     };
     let new = NewRun {
         key: key(id),
@@ -87,7 +88,8 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         cancel_on_disconnect: false,
         refuse_busy_cwd: false,
         warnings: vec![],
-        place: None,
+        session: None,
+        reserved: None,
         records: vec![],
     };
     engine.dispatch(new).await.map(drop)

@@ -73,6 +73,9 @@ pub const ARGS_MAX: usize = 1_000;
 /// See [`ARGS_MAX`].
 pub const ARG_BYTES_MAX: usize = 120 << 10;
 
+/// Runs of one session that wait behind the one that works.
+pub const SESSION_QUEUE_MAX: usize = 16;
+
 /// Tags of a run.
 pub const TAGS_MAX: usize = 50;
 

@@ -56,7 +56,11 @@ impl Owner {
             let text = format!("this version has no harness called {harness_name:?}");
             return self.give_up("recovery_failed", text).await;
         };
-        let plan = match crate::admission::plan(harness, &sealed) {
+        let resume = match self.shared.with_doc(|doc| crate::engine::session_key(&self.shared.key, doc)) {
+            Some(session) => self.engine.session(&session).await?.and_then(|session| session.source_session_id),
+            None => None,
+        };
+        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref()) {
             Ok(plan) => plan,
             Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
         };

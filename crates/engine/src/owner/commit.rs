@@ -2,11 +2,24 @@
 
 use bytes::Bytes;
 use longhaul_model::Event;
-use longhaul_model::event::Encoder;
+use longhaul_model::event::{Encoder, EventData};
 use longhaul_store::{Commit, CommitError, RecordWrite, RunRow, StreamWrite, Urgency};
 
 use super::{Events, LetGo, Owner, RETRY};
 use crate::cursor::Cursor;
+use crate::session::SessionKey;
+
+/// Names our session in the events that tell of the source's own; the last one of those.
+fn bind(session: &SessionKey, events: &mut Events) -> Option<String> {
+    let mut source = None;
+    for event in events {
+        if let EventData::SessionBound(bound) = event {
+            bound.session_id = Some(session.id.clone());
+            source = Some(bound.source_session_id.clone());
+        }
+    }
+    source
+}
 
 /// Why a commit did not happen.
 #[derive(Debug)]
@@ -28,6 +41,23 @@ impl Owner {
     ) -> Result<(), Refused> {
         let now = self.engine.now().max(self.last_ts);
         let key = &self.shared.key;
+        // A turn tells its session's source id in the same commit, and nobody else writes the record meanwhile.
+        let (mut events, mut records) = (events, records);
+        let session = self.shared.with_doc(|doc| crate::engine::session_key(&self.shared.key, doc));
+        let bound = session.as_ref().and_then(|session| bind(session, &mut events));
+        let engine = self.engine.clone();
+        let _session_alone = match (&session, bound) {
+            (Some(session), Some(source)) => {
+                let alone = engine.session_lock(session).lock().await;
+                let known = engine.session(session).await.map_err(|error| Refused::LetGo(error.into()))?;
+                if let Some(mut known) = known {
+                    known.source_session_id = Some(source);
+                    records.push(known.write(session));
+                }
+                Some(alone)
+            }
+            _ => None,
+        };
         let encoder_name = self.shared.with_doc(|doc| doc.run.harness.clone());
         let encoder = Encoder::new(&key.run, now, &encoder_name);
         let mut wires: Vec<Bytes> = Vec::with_capacity(events.len());

@@ -11,8 +11,8 @@ use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word}
 
 pub(super) const PROGRAM: &str = "claude";
 
-pub(super) const FIELDS: [&str; 7] =
-    ["model", "prompt", "system", "effort", "permissions", "allowed_tools", "turns_max"];
+pub(super) const FIELDS: [&str; 8] =
+    ["model", "prompt", "system", "effort", "permissions", "allowed_tools", "turns_max", "session_id"];
 
 /// The aliases; full names begin with `claude-` and are not listed, because they change faster than we do.
 pub(super) const MODELS: [&str; 3] = ["opus", "sonnet", "haiku"];
@@ -51,10 +51,18 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"].map(str::to_owned).to_vec();
     let mut env = vec![("NO_COLOR".to_owned(), "1".to_owned())];
     let mut warnings = Vec::new();
-    let session = (!request.new_session.is_empty()).then(|| request.new_session.to_owned());
-    if let Some(id) = &session {
-        args.extend(["--session-id".to_owned(), id.clone()]);
-    }
+    let session = match request.resume {
+        Some(id) => {
+            plain_word("session_id", id)?;
+            args.extend(["--resume".to_owned(), id.to_owned()]);
+            Some(id.to_owned())
+        }
+        None if request.new_session.is_empty() => None,
+        None => {
+            args.extend(["--session-id".to_owned(), request.new_session.to_owned()]);
+            Some(request.new_session.to_owned())
+        }
+    };
     if let Some(model) = request.model {
         plain_word("model", model)?;
         if !MODELS.contains(&model) && !model.starts_with("claude-") {
@@ -116,6 +124,16 @@ mod tests {
 
     fn args(request: &Request<'_>) -> String {
         plan(request).unwrap().args.join(" ")
+    }
+
+    #[test]
+    fn a_session_is_gone_on_with_instead_of_begun() {
+        let request = Request { prompt: Some("go on"), new_session: "new", resume: Some(ID), ..Request::default() };
+        let plan = plan(&request).unwrap();
+        assert!(plan.args.join(" ").ends_with(&format!("--resume {ID}")), "{:?}", plan.args);
+        assert_eq!(plan.source_session_id.as_deref(), Some(ID));
+        let dashed = Request { prompt: Some("go on"), resume: Some("-x"), ..Request::default() };
+        assert_eq!(super::plan(&dashed).unwrap_err().field(), "session_id");
     }
 
     #[test]

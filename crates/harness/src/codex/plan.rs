@@ -11,7 +11,7 @@ use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word}
 
 pub(super) const PROGRAM: &str = "codex";
 
-pub(super) const FIELDS: [&str; 5] = ["model", "prompt", "system", "effort", "permissions"];
+pub(super) const FIELDS: [&str; 6] = ["model", "prompt", "system", "effort", "permissions", "session_id"];
 
 /// Characters of a prompt that Codex takes, inclusive. Source: its own refusal of one more.
 const PROMPT_CHARS_MAX: usize = 1 << 20;
@@ -64,6 +64,11 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         Permissions::Edit => args.extend(["-s", "workspace-write"].map(str::to_owned)),
         Permissions::Full => args.push("--dangerously-bypass-approvals-and-sandbox".to_owned()),
     }
+    if let Some(id) = request.resume {
+        // A subcommand of `exec`, after the options that belong to `exec` itself.
+        plain_word("session_id", id)?;
+        args.extend(["resume".to_owned(), id.to_owned()]);
+    }
     args.push("-".to_owned());
     Ok(Plan {
         program: Program::Path(PROGRAM.to_owned()),
@@ -72,7 +77,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         env: vec![("NO_COLOR".to_owned(), "1".to_owned())],
         env_allow: &ENV_ALLOW,
         stop: stop_by_interrupt(),
-        source_session_id: None,
+        source_session_id: request.resume.map(str::to_owned),
         warnings: Vec::new(),
     })
 }
@@ -101,6 +106,19 @@ fn toml_text(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_session_is_gone_on_with_by_a_subcommand() {
+        let request = Request {
+            prompt: Some("go on"),
+            resume: Some("01a1"),
+            permissions: Permissions::Full,
+            ..Request::default()
+        };
+        let plan = plan(&request).unwrap();
+        assert!(plan.args.join(" ").ends_with("sandbox resume 01a1 -"), "{:?}", plan.args);
+        assert_eq!(plan.source_session_id.as_deref(), Some("01a1"));
+    }
 
     #[test]
     fn each_field_has_its_option() {

@@ -12,7 +12,7 @@ use futures_util::stream;
 use longhaul_api::chat::{self, ChatRequest, Encoder, ParsedChat};
 use longhaul_api::{ErrorCode, Problem, sse as frame};
 use longhaul_engine::Origin;
-use longhaul_model::{Event, ProjectId, RunId, RunKey, Seq, limits};
+use longhaul_model::{Event, ProjectId, RunId, RunKey, Seq, SessionId, limits};
 use longhaul_store::ReadLimit;
 
 use super::door::Caller;
@@ -45,15 +45,18 @@ pub(super) async fn complete(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     Query::parse(query.as_deref(), &[])?;
-    let parsed = ChatRequest::parse(&reply::body(body)?)?;
+    let session = match headers.get("x-session-id") {
+        Some(value) => {
+            let text = value.to_str().unwrap_or("?");
+            Some(SessionId::parse(text).map_err(|e| Problem::invalid("x-session-id", e.to_string()))?)
+        }
+        None => None,
+    };
+    let parsed = ChatRequest::parse_in(&reply::body(body)?, session.as_ref())?;
     let streaming = parsed.chat.stream;
     if headers.contains_key("last-event-id") && !streaming {
         let text = "Last-Event-ID continues a stream; set stream to true";
         return Err(Problem::invalid("Last-Event-ID", text).into());
-    }
-    if parsed.chat.session_id.is_some() || headers.contains_key("x-session-id") {
-        let text = "sessions are not supported by this version";
-        return Err(Problem::new(ErrorCode::UnsupportedField, text).param("session_id").into());
     }
     let cursor = Query::parse(None, &[])?.cursor(&headers)?;
     let options = parsed.chat.stream_options.unwrap_or_default();
@@ -90,7 +93,9 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     }
     let prompt = chat::prompt_of(&chat.messages)?;
     let origin = Origin { face: "chat".to_owned(), anonymous, caller: caller.clone() };
+    let turn = chat::turn_of(&chat.messages)?;
     let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
+    new.sealed.turn = turn;
     if new.harness == "exec" {
         let text = "exec is not a chat model; POST /v1/runs runs commands";
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());
@@ -106,12 +111,12 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     let at_most = chat.queue_timeout_ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis);
     let who = longhaul_engine::Who { key: key.clone(), harness: new.harness.clone(), caller: caller.clone() };
     let reserved = tokio::select! {
-        reserved = app.engine.reserve(who, at_most) => reserved.map_err(refuse)?,
+        reserved = app.engine.reserve(who, chat.session_id.as_ref(), at_most) => reserved.map_err(refuse)?,
         () = app.draining.cancelled() => {
             return Err(reply::dispatch_failure(longhaul_engine::DispatchError::Draining, &key));
         }
     };
-    let Some(place) = reserved else {
+    let Some(reserved) = reserved else {
         let (live, live_max, queued) = app.engine.places();
         return Err(Problem::new(ErrorCode::Saturated, "no place became free in time; nothing was started")
             .fact("dispatch", "not_started")
@@ -121,7 +126,7 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
             .fact("waited_ms", at_most.as_millis() as u64)
             .into());
     };
-    new.place = Some(place);
+    new.reserved = Some(reserved);
     if anonymous {
         new.records.push(chat_retry::record(&key, &caller, &digest, app.engine.now(), retry));
     }

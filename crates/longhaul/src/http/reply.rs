@@ -169,6 +169,26 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 .fact("holder", holder.as_str())
                 .into()
         }
+        DispatchError::SessionConflict { session, field, expected, received } => {
+            let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+            let (was, is) = (word(&expected), word(&received));
+            let text = format!("the {field} of session {session} is {was}, this run's is {is}");
+            Problem::new(ErrorCode::SessionConflict, text)
+                .param(field)
+                .fact("session_id", session.as_str())
+                .fact("expected", expected)
+                .fact("received", received)
+                .into()
+        }
+        DispatchError::SessionNew { session } => {
+            let text = format!("session {session} is new; its first turn names a harness");
+            Problem::invalid("harness", text).into()
+        }
+        DispatchError::LaneFull(full) => not_started(
+            Problem::new(ErrorCode::SessionQueueFull, full.to_string())
+                .fact("session_id", full.session.as_str())
+                .fact("waiting", full.waiting),
+        ),
         DispatchError::QueueFull(full) => not_started(
             Problem::new(ErrorCode::QueueFull, full.to_string())
                 .fact("queued", full.queued)

@@ -58,9 +58,6 @@ pub(super) fn new_run(
     origin: Origin,
     defaults_prompt: Option<(String, Option<String>)>,
 ) -> Result<NewRun, Failure> {
-    if request.session_id.is_some() {
-        return Err(unsupported("session_id", "sessions are not supported by this version"));
-    }
     if request.mcp.as_ref().is_some_and(|v| !v.is_null()) {
         return Err(unsupported("mcp", "mcp is not supported by this version"));
     }
@@ -81,6 +78,7 @@ pub(super) fn new_run(
     if run_limits.cost_usd_max.is_some() || run_limits.tokens_max.is_some() {
         return Err(unsupported("limits", "cost_usd_max and tokens_max are not supported by this version"));
     }
+    let turn = request.messages.as_deref().map(longhaul_api::chat::turn_of).transpose()?.flatten();
     let (prompt, system) = match (defaults_prompt, &request.messages) {
         (Some((prompt, system)), _) => (Some(prompt), system),
         (None, Some(messages)) => {
@@ -96,6 +94,8 @@ pub(super) fn new_run(
     let harness = match (&request.harness, &request.command) {
         (Some(harness), _) => harness.clone(),
         (None, Some(_)) => "exec".to_owned(),
+        // The session's.
+        (None, None) if request.session_id.is_some() => String::new(),
         (None, None) => {
             return Err(Problem::invalid("harness", "name a harness, or a command to run").into());
         }
@@ -109,6 +109,7 @@ pub(super) fn new_run(
     let sealed = Sealed {
         model: request.model,
         prompt,
+        turn,
         system,
         command: request.command,
         args: request.args.unwrap_or_default(),
@@ -127,6 +128,7 @@ pub(super) fn new_run(
     Ok(NewRun {
         key,
         digest,
+        session: request.session_id,
         harness,
         sealed,
         name: request.name,
@@ -136,7 +138,7 @@ pub(super) fn new_run(
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
         warnings: vec![],
-        place: None,
+        reserved: None,
         records: vec![],
     })
 }

@@ -1,0 +1,254 @@
+//! Sessions: conversations that span runs.
+//!
+//! Job: the durable record of each, what binds later turns to the first, and its deletion. A record is written in the
+//! commit that accepts a turn, and in the one that tells the source's own session id. Whoever writes it holds the
+//! session's lock.
+
+use std::path::PathBuf;
+
+use longhaul_model::{ProjectId, RunId, RunKey, SessionId, Timestamp};
+use longhaul_store::{Commit, RecordKey, RecordWrite, StoreError, Urgency};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::engine::Engine;
+use crate::error::{DispatchError, SessionEraseError};
+use crate::sealed::Sealed;
+
+/// The kind of sessions' records.
+const KIND: &str = "session";
+
+/// The version of the record's form.
+const VERSION: u32 = 1;
+
+/// How the private directories of sessions begin, below `work/`.
+const DIR_PREFIX: &str = "session-";
+
+/// A session's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SessionKey {
+    /// The project its id is unique in.
+    pub project: ProjectId,
+    /// Its id.
+    pub id: SessionId,
+}
+
+impl SessionKey {
+    fn record(&self) -> RecordKey {
+        // A slash is in no id, so the two parts cannot run into each other.
+        RecordKey::new(KIND, format!("{}/{}", self.project, self.id))
+    }
+}
+
+/// What is durable of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The version of this form.
+    pub v: u32,
+    /// Its id.
+    pub id: SessionId,
+    /// Its project.
+    pub project: ProjectId,
+    /// The harness of every turn.
+    pub harness: String,
+    /// The model of every turn; none is the CLI's own default.
+    pub model: Option<String>,
+    /// The directory of every turn.
+    pub cwd: PathBuf,
+    /// The name of the private directory below `work/`, if we made one.
+    pub dir: Option<String>,
+    /// A digest of the other fields that shape the agent.
+    pub profile: String,
+    /// The source's own session, once it is known.
+    pub source_session_id: Option<String>,
+    /// Turns that were accepted.
+    pub turns: u64,
+    /// When its first turn was accepted.
+    pub created_at: Timestamp,
+    /// The turn that was accepted last.
+    pub last_run: RunId,
+}
+
+impl Session {
+    /// The write that makes it durable.
+    pub(crate) fn write(&self, key: &SessionKey) -> RecordWrite {
+        let value = serde_json::to_vec(self).unwrap_or_default();
+        RecordWrite { key: key.record(), value: Some(value.into()), only_new: false }
+    }
+
+    fn decode(key: &str, bytes: &[u8]) -> Result<Self, StoreError> {
+        let corrupt = |what: String| StoreError::Corrupt { place: format!("record of session {key}"), what };
+        let session: Self = serde_json::from_slice(bytes).map_err(|e| corrupt(e.to_string()))?;
+        if session.v != VERSION {
+            return Err(corrupt(format!("it has version {}, this program knows {VERSION}", session.v)));
+        }
+        Ok(session)
+    }
+
+    /// A turn's values where it names none; a refusal where it names others.
+    fn bind(&self, harness: &str, sealed: &mut Sealed) -> Result<(), DispatchError> {
+        let conflict = |field: &'static str, expected: Option<&str>, received: Option<&str>| {
+            let (expected, received) = (expected.map(str::to_owned), received.map(str::to_owned));
+            Err(DispatchError::SessionConflict { session: self.id.clone(), field, expected, received })
+        };
+        if harness != self.harness {
+            return conflict("harness", Some(&self.harness), Some(harness));
+        }
+        match &sealed.model {
+            None => sealed.model.clone_from(&self.model),
+            Some(model) if Some(model) != self.model.as_ref() => {
+                return conflict("model", self.model.as_deref(), Some(model));
+            }
+            Some(_) => {}
+        }
+        if sealed.cwd.as_os_str().is_empty() {
+            sealed.cwd.clone_from(&self.cwd);
+        } else if sealed.cwd != self.cwd {
+            return conflict("cwd", Some(&self.cwd.to_string_lossy()), Some(&sealed.cwd.to_string_lossy()));
+        }
+        Ok(())
+    }
+}
+
+/// A digest of what shapes an agent beside harness, model and directory.
+fn profile(sealed: &Sealed) -> String {
+    let value = json!({
+        "system": sealed.system,
+        "permissions": sealed.permissions.as_str(),
+        "allowed_tools": sealed.allowed_tools,
+        "effort": sealed.effort,
+    });
+    longhaul_model::canonical::digest("profile.v1", &value)
+}
+
+impl Engine {
+    /// A session's record.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn session(&self, key: &SessionKey) -> Result<Option<Session>, StoreError> {
+        let record = key.record();
+        match self.store().record(&record).await? {
+            Some(bytes) => Session::decode(&record.id, &bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Sessions of one project in id order, after an id, at most `limit`; and whether there are more. Only the first
+    /// [`longhaul_store::limits::RECORDS_MAX`] of a project can be listed.
+    ///
+    /// # Errors
+    /// Of the store.
+    pub async fn sessions(
+        &self,
+        project: &ProjectId,
+        after: Option<&SessionId>,
+        limit: usize,
+    ) -> Result<(Vec<Session>, bool), StoreError> {
+        let prefix = format!("{project}/");
+        let found = self.store().records(KIND, &prefix, longhaul_store::limits::RECORDS_MAX).await?;
+        let after = after.map(|id| format!("{prefix}{id}"));
+        let mut rest = found.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key.id > *after));
+        let page: Vec<Session> =
+            rest.by_ref().take(limit).map(|(key, bytes)| Session::decode(&key.id, bytes)).collect::<Result<_, _>>()?;
+        Ok((page, rest.next().is_some()))
+    }
+
+    /// The run that works in the session at the moment, or is the first to.
+    pub fn session_run(&self, key: &SessionKey) -> Option<RunId> {
+        self.inner.lanes.first(key).map(|run| run.run)
+    }
+
+    /// Deletes a session of which no run is live, with its private directory. The CLI's own record of the conversation
+    /// is the CLI's.
+    ///
+    /// # Errors
+    /// [`SessionEraseError`]; nothing is deleted then.
+    pub async fn erase_session(&self, key: &SessionKey) -> Result<(), SessionEraseError> {
+        let _alone = self.session_lock(key).lock().await;
+        let Some(session) = self.session(key).await? else { return Err(SessionEraseError::NotFound) };
+        while let Some(run) = self.session_run(key) {
+            let run_key = RunKey { project: key.project.clone(), run };
+            let over = self.store().run(&run_key).await?.is_some_and(|row| row.status.is_terminal());
+            if !over || self.is_draining() {
+                return Err(SessionEraseError::Busy { run: run_key.run });
+            }
+            // It is over, and its owner is about to leave the lane.
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        let gone = RecordWrite { key: key.record(), value: None, only_new: false };
+        self.store().commit(Commit { records: vec![gone], urgency: Urgency::Reserve, ..Commit::default() }).await?;
+        if let Some(dir) = &session.dir {
+            crate::erase::remove_dir(&self.work_dir(dir)).await;
+        }
+        Ok(())
+    }
+
+    /// What accepting this turn makes of its session, with the turn's values filled in. The caller holds the session's
+    /// lock.
+    pub(crate) async fn join(
+        &self,
+        key: &SessionKey,
+        run: &RunKey,
+        harness: &mut String,
+        sealed: &mut Sealed,
+    ) -> Result<Session, DispatchError> {
+        if let Some(mut session) = self.session(key).await? {
+            if harness.is_empty() {
+                harness.clone_from(&session.harness);
+            }
+            session.bind(harness, sealed)?;
+            session.turns += 1;
+            session.last_run = run.run.clone();
+            return Ok(session);
+        }
+        let dir = sealed.cwd.as_os_str().is_empty().then(|| format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()));
+        if let Some(dir) = &dir {
+            sealed.cwd = self.work_dir(dir);
+        }
+        Ok(Session {
+            v: VERSION,
+            id: key.id.clone(),
+            project: key.project.clone(),
+            harness: harness.clone(),
+            model: sealed.model.clone(),
+            cwd: sealed.cwd.clone(),
+            dir,
+            profile: profile(sealed),
+            source_session_id: None,
+            turns: 1,
+            created_at: self.now(),
+            last_run: run.run.clone(),
+        })
+    }
+
+    /// Whether the turn is shaped otherwise than the session's first one.
+    pub(crate) fn is_reshaped(session: &Session, sealed: &Sealed) -> bool {
+        session.profile != profile(sealed)
+    }
+
+    /// Removes private directories of sessions that were never accepted.
+    pub(crate) async fn sweep_sessions(&self) {
+        let _alone = self.inner.making.write().await;
+        let Ok(known) = self.store().records(KIND, "", longhaul_store::limits::RECORDS_MAX).await else { return };
+        if known.len() >= longhaul_store::limits::RECORDS_MAX {
+            return;
+        }
+        let mut dirs = std::collections::HashSet::new();
+        for (key, bytes) in &known {
+            // What cannot be read may name any of them.
+            let Ok(session) = Session::decode(&key.id, bytes) else { return };
+            dirs.extend(session.dir);
+        }
+        let work = self.work_dir("");
+        let names = tokio::task::spawn_blocking(move || -> Vec<String> {
+            let entries = std::fs::read_dir(work).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        })
+        .await
+        .unwrap_or_default();
+        for name in names.iter().filter(|name| name.starts_with(DIR_PREFIX) && !dirs.contains(*name)) {
+            crate::erase::remove_dir(&self.work_dir(name)).await;
+        }
+    }
+}
