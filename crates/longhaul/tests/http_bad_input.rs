@@ -83,6 +83,7 @@ impl Row {
 const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::SessionConflict, "sessions"),
     (ErrorCode::SessionBusy, "sessions"),
+    (ErrorCode::LogExpired, "retention"),
     (ErrorCode::SessionQueueFull, "sessions"),
     (ErrorCode::BodyTooLarge, "http_dispatch"),
     (ErrorCode::RunConflict, "http_dispatch"),
