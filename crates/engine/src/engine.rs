@@ -207,7 +207,8 @@ impl Engine {
         }
         // It has no request that can be read, so it does not say whose it is: a dispatch is at it, or was killed at it.
         let _alone = self.inner.making.write().await;
-        if known() {
+        // Whole by now, it names a run that may be accepted although nobody heard of it: the next start asks the store.
+        if known() || crate::sealed::owner(&dir).is_some() {
             return Ok(());
         }
         if holds_more_than_a_request(&dir) {
