@@ -19,6 +19,10 @@ use crate::error::EraseError;
 /// How often it is looked.
 const EVERY: Duration = Duration::from_hours(1);
 
+/// How the name of a run's directory begins once it is being removed. Under its own name a half removed one could look
+/// like one that a dispatch left, and the sweep of a start would take the run's working directory with it.
+const GOING: &str = "going-";
+
 /// Runs of one page.
 const PAGE: usize = 100;
 
@@ -90,6 +94,7 @@ impl Engine {
             u128::try_from(now.unix_ms().saturating_sub(at.unix_ms())).is_ok_and(|age| age > than.as_millis())
         };
         let mut removed = Removed::default();
+        self.remove_going().await;
         let mut ended = self.ended().await?;
         ended.sort_by_key(|run| run.ended_at);
         let mut kept = Vec::with_capacity(ended.len());
@@ -114,7 +119,11 @@ impl Engine {
             let bytes = if older(run.ended_at, keep.output) && is_there(&output).await {
                 removed.bytes += bytes_of(output.clone()).await;
                 removed.outputs += 1;
-                crate::erase::remove_dir(&output).await;
+                let going = self.runs_dir().join(format!("{GOING}{}", run.dir));
+                match tokio::fs::rename(&output, &going).await {
+                    Ok(()) => crate::erase::remove_dir(&going).await,
+                    Err(error) => tracing::warn!(dir = %output.display(), %error, "could not put old output aside"),
+                }
                 bytes_of(self.work_dir(&run.dir)).await
             } else {
                 self.files(&run.dir).await
@@ -147,6 +156,16 @@ impl Engine {
             }
         }
         Ok(removed)
+    }
+
+    /// Removes what a crash in the middle of a removal left.
+    async fn remove_going(&self) {
+        let Ok(mut entries) = tokio::fs::read_dir(self.runs_dir()).await else { return };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(GOING)) {
+                crate::erase::remove_dir(&entry.path()).await;
+            }
+        }
     }
 
     /// Every run that is over.

@@ -24,6 +24,9 @@ const VERSION: u32 = 1;
 /// How the private directories of sessions begin, below `work/`.
 const DIR_PREFIX: &str = "session-";
 
+/// How long the owner of a run that is over may take to leave its session's lane.
+const LEAVE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// A session's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey {
@@ -167,10 +170,11 @@ impl Engine {
     pub async fn erase_session(&self, key: &SessionKey) -> Result<(), SessionEraseError> {
         let _alone = self.session_lock(key).lock().await;
         let Some(session) = self.session(key).await? else { return Err(SessionEraseError::NotFound) };
+        let until = std::time::Instant::now() + LEAVE;
         while let Some(run) = self.session_run(key) {
             let run_key = RunKey { project: key.project.clone(), run };
             let over = self.store().run(&run_key).await?.is_some_and(|row| row.status.is_terminal());
-            if !over || self.is_draining() {
+            if !over || self.is_draining() || std::time::Instant::now() > until {
                 return Err(SessionEraseError::Busy { run: run_key.run });
             }
             // It is over, and its owner is about to leave the lane.

@@ -149,6 +149,25 @@ async fn output_goes_first_then_the_run_then_its_tombstone_and_a_live_run_stays(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crash_in_the_middle_of_a_removal_takes_nothing_else() {
+    let (dir, store, clock) = start();
+    let first = engine(&store, &clock, dir.path(), Retention::default()).await;
+    run_to_end(&first, "old", "echo words; echo more > file").await;
+    first.shutdown().await;
+    // What a power cut may leave of a removal: the directory under its other name, with something in it or empty.
+    let name = std::fs::read_dir(dir.path().join("runs")).unwrap().flatten().next().unwrap().file_name();
+    let runs = dir.path().join("runs");
+    std::fs::rename(runs.join(&name), runs.join(format!("going-{}", name.to_str().unwrap()))).unwrap();
+    std::fs::create_dir(runs.join("going-empty")).unwrap();
+    let store = store.reopen();
+    let second = engine(&store, &clock, dir.path(), Retention::default()).await;
+    support::until("the removal to be finished", async || (names(dir.path(), "runs") == 0).then_some(())).await;
+    assert_eq!(names(dir.path(), "work"), 1, "the run's working directory stays as long as the run");
+    assert!(second.view(&key("old")).await.unwrap().is_some());
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_their_bound_the_oldest_runs_go_and_no_more_than_must() {
     let (dir, store, clock) = start();
     let keep = Retention { bytes_max: 250_000, ..Retention::default() };
