@@ -4,7 +4,7 @@
 //! Owns: the overlay over the library, bounded in bytes. Never: touches a file, waits, or shows what is not durable.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -299,6 +299,11 @@ impl Memory {
     /// Whether a stream was erased by a commit that is not yet applied.
     pub(crate) fn is_erased(&self, stream: StreamId) -> bool {
         matches!(self.rows.get(&stream), Some((None, _)))
+    }
+
+    /// Every stream that was erased by a commit that is not yet applied.
+    pub(crate) fn erased(&self) -> HashSet<StreamId> {
+        self.rows.iter().filter(|(_, (row, _))| row.is_none()).map(|(stream, _)| *stream).collect()
     }
 
     /// A page of a stream, if all of it is here.

@@ -239,7 +239,7 @@ impl EmbeddedStore {
     }
 
     async fn feed_of(&self, after: Seq, project: Option<ProjectId>, limit: ReadLimit) -> Result<FeedPage, StoreError> {
-        let (mut gather, below) = {
+        let (mut gather, below, erased) = {
             let memory = self.shared.memory();
             let tail = Seq::new(memory.feed_tail);
             if after > tail {
@@ -251,7 +251,8 @@ impl EmbeddedStore {
                 while slots.next().is_some_and(|(position, slot)| gather.take(position, slot)) {}
                 return Ok(gather.page());
             }
-            (gather, memory.feed_first() - 1)
+            // Noted before the library is asked: it may answer from before an erasure that memory forgets meanwhile.
+            (gather, memory.feed_first() - 1, memory.erased())
         };
         let upto = Seq::new(below.min(after.get() + limits::FEED_SCAN_MAX));
         let mut gather = self
@@ -261,10 +262,7 @@ impl EmbeddedStore {
                 Ok(gather)
             })
             .await?;
-        {
-            let memory = self.shared.memory();
-            gather.entries.retain(|(stream, _)| !memory.is_erased(*stream));
-        }
+        gather.entries.retain(|(stream, _)| !erased.contains(stream));
         Ok(gather.page())
     }
 

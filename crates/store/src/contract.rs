@@ -93,6 +93,7 @@ macro_rules! contract_tests {
             the_feed_is_dense_and_global,
             the_feed_filters_and_says_how_far_it_looked,
             the_feed_forgets_an_erased_run,
+            the_feed_never_shows_an_erased_run,
             the_feed_watch_follows,
             many_writers_on_many_streams,
             many_writers_on_one_stream,

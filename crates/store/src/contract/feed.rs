@@ -1,5 +1,7 @@
 //! Promises about the lifecycle feed.
 
+use std::sync::Arc;
+
 use longhaul_model::{ProjectId, Seq};
 
 use super::Place;
@@ -107,6 +109,28 @@ pub async fn the_feed_forgets_an_erased_run(place: &dyn Place) {
     must(&*store, create(&key("p", "r4"), 1)).await;
     let last = all(&*store, None, ReadLimit::default()).await.pop().unwrap();
     assert_eq!(last.position, Seq::new(11));
+}
+
+/// An acknowledged erasure holds at once, also for a reader that meets the moment in which it reaches the disk.
+pub async fn the_feed_never_shows_an_erased_run(place: &dyn Place) {
+    let store = place.open().await;
+    for n in 0..100 {
+        made(&*store, &key("p", &format!("r{n}")), 1).await;
+    }
+    let store = place.reopen(store).await;
+    for n in 0..100 {
+        must(&*store, Commit { erase: Some(key("p", &format!("r{n}"))), ..Commit::default() }).await;
+        let readers: Vec<_> = (0..16)
+            .map(|_| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.feed(Seq::new(n), None, ReadLimit::default()).await.unwrap().entries })
+            })
+            .collect();
+        for reader in readers {
+            let seen = reader.await.unwrap();
+            assert!(seen.iter().all(|entry| entry.position.get() > n + 1), "the entry of an erased run was seen");
+        }
+    }
 }
 
 /// The watch of the feed begins at its durable tail and follows.
