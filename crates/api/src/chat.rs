@@ -162,10 +162,7 @@ impl ChatRequest {
         if chat.queue_timeout_ms.is_some_and(|ms| ms > 600_000) {
             return Err(Problem::invalid("queue_timeout_ms", "queue_timeout_ms must be at most 600000"));
         }
-        let (harness, model) = match chat.model.split_once('/') {
-            Some((harness, model)) => (harness.to_owned(), Some(model.to_owned()).filter(|m| !m.is_empty())),
-            None => (chat.model.clone(), None),
-        };
+        let (harness, model) = named(&chat.model);
         // The rest are fields of a run request and are checked as such.
         let mut run: Map<String, Value> =
             map.into_iter().filter(|(k, v)| !v.is_null() && crate::RunRequest::FIELDS.contains(&k.as_str())).collect();
@@ -185,6 +182,14 @@ impl ChatRequest {
             problem
         })?;
         Ok(ParsedChat { chat, run, digest, ignored })
+    }
+}
+
+/// The harness and the model that HARNESS or HARNESS/MODEL names.
+pub(crate) fn named(model: &str) -> (String, Option<String>) {
+    match model.split_once('/') {
+        Some((harness, model)) => (harness.to_owned(), Some(model.to_owned()).filter(|m| !m.is_empty())),
+        None => (model.to_owned(), None),
     }
 }
 
@@ -323,7 +328,7 @@ fn chunk_id(run: &RunId) -> String {
     format!("chatcmpl-{run}")
 }
 
-fn model_of(run: &Projection) -> String {
+pub(crate) fn model_of(run: &Projection) -> String {
     match &run.model {
         Some(model) => format!("{}/{model}", run.harness),
         None => run.harness.clone(),

@@ -6,6 +6,7 @@
 pub mod chat;
 pub mod error;
 pub mod request;
+pub mod responses;
 pub mod server;
 pub mod snapshot;
 pub mod sse;

@@ -36,6 +36,8 @@ pub struct NewRun {
     pub digest: String,
     /// The session that it is a turn of.
     pub session: Option<SessionId>,
+    /// The run that must be the session's last turn for this one to be the next.
+    pub after: Option<RunId>,
     /// The harness's name; empty where its session's is meant.
     pub harness: String,
     /// What is needed to carry it out. An empty `cwd` means a private directory.
@@ -149,6 +151,9 @@ impl Engine {
             Some(key) => Some(self.session_lock(key).lock().await),
             None => None,
         };
+        if let (Some(key), Some(after)) = (&session_key, &new.after) {
+            self.check_last(key, after).await?;
+        }
         let session = match &session_key {
             Some(key) => Some(self.join(key, &new.key, &mut new.harness, &mut new.sealed).await?),
             None => None,

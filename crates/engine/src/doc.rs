@@ -15,7 +15,7 @@ pub const VERSION: u32 = 1;
 /// How a run came to be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Origin {
-    /// The face: `runs` or `chat`.
+    /// The face: `runs`, `chat` or `responses`.
     pub face: String,
     /// Whether the caller named no id.
     #[serde(default)]
@@ -23,6 +23,9 @@ pub struct Origin {
     /// Who called: a digest of the token, or nothing.
     #[serde(default)]
     pub caller: String,
+    /// What the face shows again with the run and no event holds; small.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub note: Map<String, Value>,
 }
 
 /// The document.

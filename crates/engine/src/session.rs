@@ -188,6 +188,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Refuses a turn that goes on from another one than the session's last. The caller holds the session's lock.
+    pub(crate) async fn check_last(&self, key: &SessionKey, after: &RunId) -> Result<(), DispatchError> {
+        let last = self.session(key).await?.map(|session| session.last_run);
+        if last.as_ref() == Some(after) {
+            return Ok(());
+        }
+        Err(DispatchError::SessionConflict {
+            session: key.id.clone(),
+            field: "previous_response_id",
+            expected: last.map(|run| run.to_string()),
+            received: Some(after.to_string()),
+        })
+    }
+
     /// What accepting this turn makes of its session, with the turn's values filled in. The caller holds the session's
     /// lock.
     pub(crate) async fn join(

@@ -4,6 +4,7 @@
 //! Owns: nothing but what a request needs. Never: touches a process or a file of a run but through the engine; starts
 //! a timer whose end touches a run.
 
+mod asked;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -19,6 +20,7 @@ mod ops;
 mod peer;
 mod query;
 mod reply;
+mod responses;
 mod runs;
 mod sessions;
 mod sse;
@@ -85,6 +87,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/sessions/{id}", &["get", "delete"]),
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
+    ("/v1/responses", &["post"]),
+    ("/v1/responses/{id}", &["get", "delete"]),
+    ("/v1/responses/{id}/cancel", &["post"]),
     ("/v1/models", &["get"]),
     ("/v1/shutdown", &["post"]),
     ("/health", &["get"]),
@@ -107,6 +112,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::show).delete(responses::erase))
+        .route("/v1/responses/{id}/cancel", post(responses::stop))
         .route("/v1/models", get(models::list))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/health", get(ops::health))

@@ -27,4 +27,14 @@ macro_rules! scenarios {
     )*};
 }
 
-scenarios!(ordinary_use, time_outs, dropped_connections, saturation, identical_requests, restarts);
+scenarios!(
+    ordinary_use,
+    time_outs,
+    dropped_connections,
+    saturation,
+    identical_requests,
+    restarts,
+    responses,
+    broken_responses,
+    responses_over_a_kill
+);

@@ -201,3 +201,34 @@ async fn a_chat_is_a_turn_of_the_session_that_its_header_names() {
     assert!(last.contains("remember the word plum") && !last.contains("this was said before"), "{last}");
     assert_eq!(stage.server.get("/v1/sessions/s").await.1["turns"], 2);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_goes_on_from_the_last_one_of_its_conversation_alone() {
+    let stage = Stage::new(Agent::Claude, &two()).await;
+    let Some(home) = stage.turn("first", "") else { return };
+    let ask = async |more: Value| {
+        let mut body = json!({ "model": "claude", "env": home["env"], "permissions": "full" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        stage.server.post("/v1/responses", &body).await
+    };
+    let first = json!({ "run_id": "one", "input": "remember the word plum", "conversation": "s" });
+    let (status, one) = ask(first).await;
+    assert_eq!((status, &one["id"], &one["conversation"]["id"]), (200, &json!("resp_one"), &json!("s")), "{one}");
+    let second = json!({ "run_id": "two", "input": "which word was it", "previous_response_id": "resp_one" });
+    let (status, two) = ask(second.clone()).await;
+    assert_eq!((status, &two["output"][0]["content"][0]["text"]), (200, &json!("two")), "{two}");
+    assert_eq!((&two["conversation"]["id"], &two["previous_response_id"]), (&json!("s"), &json!("resp_one")));
+    let last = stage.model.bodies("talk").await.pop().unwrap()["body"].to_string();
+    assert!(last.contains("remember the word plum"), "{last}");
+    // The same again is the same run; another one cannot go on from a turn that is not the last.
+    assert_eq!(ask(second).await, (200, two));
+    let (status, refused) = ask(json!({ "input": "x", "previous_response_id": "resp_one" })).await;
+    assert_eq!((status, &refused["error"]["code"]), (409, &json!("session_conflict")), "{refused}");
+    assert_eq!(refused["error"]["param"], "previous_response_id");
+    assert_eq!((&refused["error"]["expected"], &refused["error"]["received"]), (&json!("two"), &json!("one")));
+    let erased = stage.server.http.delete(stage.server.url("/v1/sessions/s")).send().await.unwrap();
+    assert_eq!(erased.status(), 200);
+    let (status, refused) = ask(json!({ "input": "x", "previous_response_id": "resp_two" })).await;
+    assert_eq!((status, &refused["error"]["expected"]), (409, &Value::Null), "{refused}");
+    assert_eq!(stage.server.get("/v1/sessions/s").await.0, 404, "nothing refused is stored");
+}

@@ -26,6 +26,17 @@ struct Body {
     by: Option<String>,
 }
 
+/// The operation that a body or a header names.
+pub(super) fn operation(
+    own: Option<RunId>,
+    headers: &HeaderMap,
+    digest: String,
+) -> Result<Option<Operation>, Failure> {
+    let header_id = headers.get("idempotency-key").map(|v| RunId::parse(v.to_str().unwrap_or("?")));
+    let header_id = header_id.transpose().map_err(|e| Problem::invalid("Idempotency-Key", e.to_string()))?;
+    Ok(own.or(header_id).map(|id| Operation { id: id.to_string(), digest }))
+}
+
 /// The handler.
 pub(super) async fn cancel(
     State(app): State<App>,
@@ -49,9 +60,7 @@ pub(super) async fn cancel(
         Some("cli") => "cli",
         Some(_) => return Err(Problem::invalid("by", "by must be api or cli").into()),
     };
-    let header_id = headers.get("idempotency-key").map(|v| RunId::parse(v.to_str().unwrap_or("?")));
-    let header_id = header_id.transpose().map_err(|e| Problem::invalid("Idempotency-Key", e.to_string()))?;
-    let operation = body.op_id.or(header_id).map(|id| Operation { id: id.to_string(), digest });
+    let operation = operation(body.op_id, &headers, digest)?;
     let intent = RunCancelRequested { by: by.to_owned(), reason: body.reason };
     let cancelled = app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
     if !wait.is_zero() {

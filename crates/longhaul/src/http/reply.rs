@@ -169,6 +169,18 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 .fact("holder", holder.as_str())
                 .into()
         }
+        DispatchError::SessionConflict { session, field: field @ "previous_response_id", expected, received } => {
+            let text = match &expected {
+                Some(last) => format!("session {session} went on since; its last turn is run {last}"),
+                None => format!("session {session} was deleted; begin another one"),
+            };
+            Problem::new(ErrorCode::SessionConflict, text)
+                .param(field)
+                .fact("session_id", session.as_str())
+                .fact("expected", expected)
+                .fact("received", received)
+                .into()
+        }
         DispatchError::SessionConflict { session, field, expected, received } => {
             let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
             let (was, is) = (word(&expected), word(&received));

@@ -129,6 +129,7 @@ pub(super) fn new_run(
         key,
         digest,
         session: request.session_id,
+        after: None,
         harness,
         sealed,
         name: request.name,
@@ -176,7 +177,7 @@ pub(super) async fn create(
     let run = given.unwrap_or_else(|| RunId::from_uuid(uuid::Uuid::now_v7()));
     let project = request.project.clone().unwrap_or_else(ProjectId::default_project);
     let key = RunKey { project, run };
-    let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0 };
+    let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0, ..Origin::default() };
     let new = new_run(request, digest.clone(), key.clone(), origin, None)?;
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
     let view = view(&app, &key).await?;

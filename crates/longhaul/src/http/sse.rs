@@ -26,10 +26,10 @@ const PAGE_BYTES: usize = 64 << 10;
 pub(super) enum Shape {
     /// Every event.
     Events(Dialect),
-    /// Chat chunks, and nothing that a strict client would take for one.
-    Chat {
-        /// Folds events into chunks.
-        encoder: Box<longhaul_api::chat::Encoder>,
+    /// A model's answer in some dialect, and nothing that a strict client would take for a part of it.
+    Answer {
+        /// Folds events into frames.
+        encode: Box<dyn FnMut(&Event) -> String + Send>,
         /// Told when the answer was given to the end.
         delivered: Option<Box<dyn FnOnce() + Send>>,
     },
@@ -101,7 +101,7 @@ impl Reader {
                 Err(error) => return Some(self.trouble(&error)),
             }
         }
-        if let Shape::Chat { delivered, .. } = &mut self.shape
+        if let Shape::Answer { delivered, .. } = &mut self.shape
             && let Some(delivered) = delivered.take()
         {
             delivered();
@@ -119,8 +119,8 @@ impl Reader {
                     let data = String::from_utf8_lossy(&stored.wire);
                     out.push_str(&dialect.event(&stored.seq.to_string(), name, &data));
                 }
-                Shape::Chat { encoder, .. } => match Event::decode(&stored.wire) {
-                    Ok(event) => out.push_str(&encoder.push(&event)),
+                Shape::Answer { encode, .. } => match Event::decode(&stored.wire) {
+                    Ok(event) => out.push_str(&encode(&event)),
                     Err(error) => {
                         let place = format!("event {}", stored.seq);
                         out.push_str(&self.trouble(&StoreError::Corrupt { place, what: error.to_string() }));
@@ -152,7 +152,7 @@ impl Reader {
         self.over = true;
         match &mut self.shape {
             Shape::Events(dialect) => draining(*dialect, self.cursor),
-            Shape::Chat { delivered, .. } => {
+            Shape::Answer { delivered, .. } => {
                 *delivered = None;
                 let text = "the server is stopping and the run goes on; ask again with Last-Event-ID";
                 let problem = longhaul_api::Problem::new(longhaul_api::ErrorCode::Draining, text);
@@ -170,7 +170,7 @@ impl Reader {
         let failure = super::Failure::from(error.clone());
         match &mut self.shape {
             Shape::Events(dialect) => dialect.error(&failure),
-            Shape::Chat { delivered, .. } => {
+            Shape::Answer { delivered, .. } => {
                 *delivered = None;
                 sse::frame_without_id(None, &failure.0.body("").to_string())
             }

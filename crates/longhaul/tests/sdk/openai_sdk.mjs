@@ -40,6 +40,19 @@ async function textOf(stream) {
   return { text };
 }
 
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+const going = (response) => ["queued", "in_progress"].includes(response.status);
+
+const told = (response) => ({
+  status: response.status,
+  text: response.output_text,
+  kinds: response.output.map((item) => item.type),
+  model: response.model,
+  metadata: response.metadata,
+  usage: response.usage && [response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens],
+  error: response.error && [response.error.code, response.error.type],
+});
+
 const scenarios = {
   async whole() {
     const reply = await ask(client());
@@ -119,6 +132,100 @@ const scenarios = {
     const patient = () => ask(client({ timeout: 1000, maxRetries: 8 }), { model: "demo/slow", prompt: "2" });
     const replies = await Promise.all([patient(), patient()]);
     return { texts: [...texts, ...replies.map(answer)], ids: new Set(replies.map((reply) => reply.id)).size };
+  },
+
+  async responses() {
+    const api = client();
+    const body = { model: "demo/echo", input: "one two three", metadata: { a: "b" }, store: false };
+    const whole = await api.responses.create(body);
+    // The SDK's own accumulator.
+    const done = [];
+    const stream = api.responses.stream({ model: "demo/tools", input: "x" });
+    for await (const event of stream) if (event.type === "response.output_text.done") done.push(event.text);
+    const final = await stream.finalResponse();
+    const begun = await api.responses.create({ model: "demo/slow", input: "1", background: true });
+    let ended = begun;
+    while (going(ended)) {
+      await pause(100);
+      ended = await api.responses.retrieve(begun.id);
+    }
+    return {
+      whole: told(whole),
+      done,
+      final: told(final),
+      waited: going(begun),
+      background: ended.background,
+      ended: told(ended),
+    };
+  },
+
+  // A background stream that breaks, however often, goes on after the last event that came.
+  async responses_resumed() {
+    const api = client({ maxRetries: 8 });
+    const seen = [];
+    let [text, breaks, response, final] = ["", 0, null, null];
+    while (!final) {
+      try {
+        const stream = response
+          ? await api.responses.retrieve(response, { stream: true, starting_after: seen.at(-1) })
+          : await api.responses.create({ model: "demo/slow", input: "3", background: true, stream: true });
+        for await (const event of stream) {
+          seen.push(event.sequence_number);
+          if (event.type === "response.created") response = event.response.id;
+          if (event.type === "response.output_text.delta") text += event.delta;
+          if (/^response\.(completed|failed|incomplete)$/.test(event.type)) final = event.response;
+        }
+      } catch (error) {
+        // What fetch says of a broken body is no error of the SDK's own.
+        if (!(error instanceof APIError || error instanceof TypeError)) throw error;
+      }
+      if (!final) breaks += 1;
+    }
+    const textOfFinal = final.output.flatMap((item) => item.content ?? []).map((part) => part.text);
+    final.output_text ??= textOfFinal.join("");
+    return { dense: seen.every((number, at) => number === at), text, final: told(final), breaks };
+  },
+
+  async responses_cancelled() {
+    const api = client();
+    const begun = await api.responses.create({ model: "demo/slow", input: "600", background: true });
+    while (!(await api.responses.retrieve(begun.id)).output.length) await pause(50);
+    const cancelled = await api.responses.cancel(begun.id);
+    let last;
+    for await (const event of await api.responses.retrieve(begun.id, { stream: true })) last = event;
+    await api.responses.delete(begun.id);
+    return {
+      status: cancelled.status,
+      items: cancelled.output.map((item) => item.status),
+      last: last.type,
+      last_status: last.response.status,
+      deleted: await failure(() => api.responses.retrieve(begun.id)),
+    };
+  },
+
+  async responses_errors() {
+    const api = client({ maxRetries: 2 });
+    const create = (more) => api.responses.create({ model: "demo/echo", input: "x", ...more });
+    let failed = await create({ model: "demo/fail", background: true });
+    while (going(failed)) {
+      await pause(50);
+      failed = await api.responses.retrieve(failed.id);
+    }
+    let streamed;
+    for await (const event of await create({ model: "demo/fail", stream: true })) streamed = event.type;
+    return {
+      unknown_harness: await failure(() => create({ model: "nobody/x" })),
+      unknown_field: await failure(() => create({ temprature: 1 })),
+      no_session: await failure(() => create({ previous_response_id: failed.id })),
+      nobody: await failure(() => api.responses.retrieve("resp_nobody")),
+      failed: await failure(() => create({ model: "demo/fail" })),
+      failed_later: told(failed),
+      failed_in_a_stream: streamed,
+    };
+  },
+
+  async responses_retry() {
+    return told(await client({ timeout: 1000, maxRetries: 8 }).responses.create({ model: "demo/slow", input: "3" }));
   },
 };
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import sys
+import time
 
 import openai
 from openai import OpenAI
@@ -111,6 +112,91 @@ def twice():
         calls = [pool.submit(ask, client(timeout=1.0, max_retries=8), "demo/slow", "2") for _ in range(2)]
         replies = [call.result() for call in calls]
     return {"texts": texts + [answer(reply) for reply in replies], "ids": len({reply.id for reply in replies})}
+
+
+def told(response):
+    usage = response.usage and [response.usage.input_tokens, response.usage.output_tokens, response.usage.total_tokens]
+    return {"status": response.status, "text": response.output_text, "kinds": [item.type for item in response.output],
+            "model": response.model, "metadata": response.metadata, "usage": usage,
+            "error": response.error and [response.error.code, response.error.type]}
+
+
+def responses():
+    api = client()
+    whole = api.responses.create(model="demo/echo", input="one two three", metadata={"a": "b"}, store=False)
+    # The SDK's own accumulator, which checks the order and the identity of all items.
+    with api.responses.stream(model="demo/tools", input="x") as stream:
+        done = [event.text for event in stream if event.type == "response.output_text.done"]
+        final = stream.get_final_response()
+    begun = api.responses.create(model="demo/slow", input="1", background=True)
+    first, ended = begun.status, begun
+    while ended.status in ("queued", "in_progress"):
+        time.sleep(0.1)
+        ended = api.responses.retrieve(begun.id)
+    return {"whole": told(whole), "done": done, "final": told(final), "waited": first in ("queued", "in_progress"),
+            "background": ended.background, "ended": told(ended)}
+
+
+def responses_resumed():
+    """A background stream that breaks, however often, goes on after the last event that came."""
+    api, seen, text, breaks, response, final = client(max_retries=8), [], "", 0, None, None
+    while final is None:
+        try:
+            if response is None:
+                stream = api.responses.create(model="demo/slow", input="3", background=True, stream=True)
+            else:
+                stream = api.responses.retrieve(response, stream=True, starting_after=seen[-1])
+            for event in stream:
+                seen.append(event.sequence_number)
+                if event.type == "response.created":
+                    response = event.response.id
+                elif event.type == "response.output_text.delta":
+                    text += event.delta
+                elif event.type in ("response.completed", "response.failed", "response.incomplete"):
+                    final = event.response
+        except openai.APIError:
+            pass
+        breaks += final is None
+    return {"dense": seen == list(range(len(seen))), "text": text, "final": told(final), "breaks": breaks}
+
+
+def responses_cancelled():
+    api = client()
+    begun = api.responses.create(model="demo/slow", input="600", background=True)
+    while not (api.responses.retrieve(begun.id).output):
+        time.sleep(0.05)
+    cancelled = api.responses.cancel(begun.id)
+    last = [event for event in api.responses.retrieve(begun.id, stream=True)][-1]
+    api.responses.delete(begun.id)
+    return {"status": cancelled.status, "items": [item.status for item in cancelled.output], "last": last.type,
+            "last_status": last.response.status, "deleted": failure(lambda: api.responses.retrieve(begun.id))}
+
+
+def responses_errors():
+    api = client(max_retries=2)
+
+    def create(**more):
+        return api.responses.create(**{"model": "demo/echo", "input": "x", **more})
+
+    failed = create(model="demo/fail", background=True)
+    while failed.status in ("queued", "in_progress"):
+        time.sleep(0.05)
+        failed = api.responses.retrieve(failed.id)
+    streamed = [event.type for event in create(model="demo/fail", stream=True)]
+    return {
+        "unknown_harness": failure(lambda: create(model="nobody/x")),
+        "unknown_field": failure(lambda: create(extra_body={"temprature": 1})),
+        "no_session": failure(lambda: create(previous_response_id=failed.id)),
+        "nobody": failure(lambda: api.responses.retrieve("resp_nobody")),
+        "failed": failure(lambda: create(model="demo/fail")),
+        "failed_later": told(failed),
+        "failed_in_a_stream": streamed[-1],
+    }
+
+
+def responses_retry():
+    """The SDK's read time-out, shorter than the run: it asks again until the answer is there."""
+    return told(client(timeout=1.0, max_retries=8).responses.create(model="demo/slow", input="3"))
 
 
 print(json.dumps(globals()[scenario]()))

@@ -197,6 +197,131 @@ impl Sdk {
     }
 }
 
+/// What `demo/slow` counts in so many seconds.
+fn counted(seconds: u32) -> String {
+    (1..=seconds * 5).map(|n| format!("{n} ")).chain(["done.".to_owned()]).collect()
+}
+
+/// A response of the demo agent that completed.
+fn completed(model: &str, text: &str, kinds: &[&str], usage: [u32; 3], metadata: &Value) -> Value {
+    json!({
+        "status": "completed",
+        "text": text,
+        "kinds": kinds,
+        "model": model,
+        "metadata": metadata,
+        "usage": usage,
+        "error": null,
+    })
+}
+
+impl Sdk {
+    /// Responses: created, streamed, in the background, cancelled, failed.
+    pub async fn responses(&self) {
+        let server = Server::start().await;
+        let base = &server.base;
+        let text = "I look at the files.\n\nThere is one file, README.md.";
+        assert_eq!(
+            self.run("responses", base).await,
+            json!({
+                "whole": completed("demo/echo", "one two three", &["message"], [100, 3, 103], &json!({ "a": "b" })),
+                // The first message was lost at a retry.
+                "done": ["", "I look at the files.", "\n\nThere is one file, README.md."],
+                "final": completed(
+                    "demo/tools", text, &["reasoning", "message", "message", "message"], [100, 30, 130], &json!({})
+                ),
+                "waited": true,
+                "background": true,
+                "ended": completed("demo/slow", &counted(1), &["message"], [100, 5, 105], &json!({})),
+            })
+        );
+        let error = |class: &str, status: u16, code: &str, kind: &str, param: Value| json!({ "class": class, "status": status, "code": code, "type": kind, "param": param, "request_id": true });
+        let cancelled = self.run("responses_cancelled", base).await;
+        let gone = &cancelled["deleted"];
+        assert_eq!((&gone["status"], &gone["code"]), (&json!(410), &json!("run_gone")), "{gone}");
+        assert_eq!(
+            cancelled,
+            json!({
+                "status": "cancelled",
+                "items": ["incomplete"],
+                "last": "response.incomplete",
+                "last_status": "cancelled",
+                "deleted": gone,
+            })
+        );
+        let before = server.stored().await.0.len();
+        let mut facts = self.run("responses_errors", base).await;
+        let failed = facts.as_object_mut().unwrap().remove("failed_later").unwrap();
+        assert_eq!((&failed["status"], &failed["error"][0]), (&json!("failed"), &json!("server_error")), "{failed}");
+        assert_eq!(
+            facts,
+            json!({
+                "unknown_harness": error("NotFoundError", 404, "unknown_harness", "not_found_error", json!("model")),
+                "unknown_field": error("BadRequestError", 400, "unknown_field", "invalid_request_error", json!("temprature")),
+                "no_session": error("BadRequestError", 400, "unsupported_field", "invalid_request_error", json!("previous_response_id")),
+                "nobody": error("NotFoundError", 404, "run_not_found", "not_found_error", Value::Null),
+                "failed": error(self.names.internal, 502, "run_failed", "upstream_error", Value::Null),
+                "failed_in_a_stream": "response.failed",
+            })
+        );
+        assert_eq!(server.stored().await.0.len(), before + 3, "nothing was started twice");
+
+        let want = completed("demo/slow", &counted(3), &["message"], [100, 15, 115], &json!({}));
+        assert_eq!(self.run("responses_retry", base).await, want);
+        assert_eq!(server.stored().await.0.len(), before + 4, "its retries found the run that was there");
+        assert_no_process(&server.data()).await;
+    }
+
+    /// A background stream whose connection is cut again and again, after whatever number of bytes.
+    pub async fn broken_responses(&self) {
+        let server = Server::start().await;
+        let target = server.base.strip_prefix("http://").unwrap();
+        for (runs, bytes) in [1_500, 1_777, 2_311, 4_096].into_iter().enumerate() {
+            let proxy = Proxy::cutting(target, 4, bytes).await;
+            let facts = self.run("responses_resumed", &format!("http://{}", proxy.address)).await;
+            let breaks = facts["breaks"].as_u64().unwrap();
+            assert!(breaks > 0 && proxy.cut() > 0, "cut after {bytes} bytes: {facts}");
+            assert_eq!(facts, resumed(breaks), "cut after {bytes} bytes");
+            assert_eq!(server.stored().await.0.len(), runs + 1);
+        }
+        assert_no_process(&server.data()).await;
+    }
+
+    /// A background stream whose server is killed in the middle, at several places, and its successor.
+    pub async fn responses_over_a_kill(&self) {
+        let mut server = Server::start().await;
+        let base = server.base.clone();
+        for (runs, pieces) in [0, 3, 9].into_iter().enumerate() {
+            let asking = self.run("responses_resumed", &base);
+            let killing = async {
+                until("so many pieces", async || {
+                    let newest = server.stored().await.0;
+                    let newest = newest.first().filter(|_| newest.len() == runs + 1)?;
+                    let events = server.events(newest).await;
+                    (events.iter().filter(|e| e["type"] == "message.delta").count() >= pieces).then_some(())
+                })
+                .await;
+                server.kill9();
+                server.up().await;
+            };
+            let (facts, ()) = tokio::join!(asking, killing);
+            // Before its first event has come it does not know what to ask for, and its retry does that.
+            let breaks = facts["breaks"].as_u64().unwrap();
+            assert!(pieces == 0 || breaks > 0, "{facts}");
+            assert_eq!(facts, resumed(breaks), "killed after {pieces} pieces");
+            assert_eq!(server.stored().await.0.len(), runs + 1, "killed after {pieces} pieces");
+        }
+        assert_no_process(&server.data()).await;
+    }
+}
+
+/// The facts of a stream that was broken so many times: no gap, no repeat.
+fn resumed(breaks: u64) -> Value {
+    let text = counted(3);
+    let last = completed("demo/slow", &text, &["message"], [100, 15, 115], &json!({}));
+    json!({ "dense": true, "text": text, "final": last, "breaks": breaks })
+}
+
 /// Chat requests that the server has seen to their end.
 fn posts(server: &Server) -> usize {
     server.log().lines().filter(|line| line.contains("path=\"/v1/chat/completions\"")).count()
