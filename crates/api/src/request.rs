@@ -87,6 +87,12 @@ pub struct RunLimits {
     /// Milliseconds of silence before the run is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_ms: Option<u64>,
+    /// Bytes of memory of all its processes together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes_max: Option<u64>,
+    /// Processes and threads at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks_max: Option<u64>,
 }
 
 /// A message of a conversation, as Chat Completions has it.
@@ -283,6 +289,17 @@ impl RunRequest {
         }
         if self.limits.as_ref().is_some_and(|l| l.idle_ms == Some(0)) {
             return Err(Problem::invalid("limits.idle_ms", "idle_ms must be positive"));
+        }
+        let contained = self.limits.iter().flat_map(|l| {
+            [
+                ("limits.memory_bytes_max", l.memory_bytes_max, limits::MEMORY_BYTES_MIN, limits::MEMORY_BYTES_MAX),
+                ("limits.tasks_max", l.tasks_max, 1, limits::TASKS_MAX),
+            ]
+        });
+        for (param, value, min, max) in contained {
+            if value.is_some_and(|value| !(min..=max).contains(&value)) {
+                return Err(Problem::invalid(param, format!("{param} must be from {min} to {max}")));
+            }
         }
         if self.limits.as_ref().is_some_and(|l| l.turns_max == Some(0)) {
             return Err(Problem::invalid("limits.turns_max", "turns_max must be positive"));

@@ -185,6 +185,7 @@ impl Engine {
                 });
             }
         }
+        self.inner.options.containment.check(&new.sealed.contained)?;
         admission::installed(harness, &plan, &new.sealed, &self.inner.options.environment)?;
         new.warnings.extend(plan.warnings);
         if let Some(holder) = self.holder_of(&new.sealed.cwd, harness, session_key.as_ref()) {

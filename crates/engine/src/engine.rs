@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::containment::Containment;
 use crate::doc::Doc;
 use crate::lanes::Lanes;
 use crate::owner::Owner;
@@ -40,6 +41,8 @@ pub struct Options {
     pub retention: Retention,
     /// Bytes of output one run may write, stdout and stderr together, before it is stopped.
     pub output_bytes_max: u64,
+    /// What runs are contained with.
+    pub containment: Containment,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The server's address, `ADDR:PORT`, for clients inside runs.

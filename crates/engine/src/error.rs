@@ -43,6 +43,12 @@ pub enum DispatchError {
         /// How to install it.
         install: Option<&'static str>,
     },
+    /// This machine cannot keep a limit.
+    #[error("limits.{limit} cannot be kept on this machine")]
+    LimitUnenforceable {
+        /// The limit's wire name.
+        limit: &'static str,
+    },
     /// The directory to work in is not one.
     #[error("{} cannot be worked in", .path.display())]
     Cwd {

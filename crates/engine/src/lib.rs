@@ -7,6 +7,7 @@
 
 mod admission;
 mod cancel;
+mod containment;
 mod cursor;
 mod dispatch;
 mod doc;
@@ -25,6 +26,7 @@ mod view;
 mod why;
 
 pub use cancel::{Cancelled, Operation};
+pub use containment::{Contained, Containment};
 pub use dispatch::{Dispatched, NewRun, Reserved};
 pub use doc::{Doc, Origin};
 pub use engine::{Drift, Engine, Options, ReaderGuard};

@@ -13,6 +13,8 @@ use longhaul_harness::Permissions;
 use longhaul_model::RunKey;
 use serde::{Deserialize, Serialize};
 
+use crate::containment::Contained;
+
 /// The version of the file's form.
 const VERSION: u32 = 1;
 
@@ -58,6 +60,9 @@ pub struct Sealed {
     pub timeout_ms: u64,
     /// The session id that we choose for a CLI that lets us.
     pub new_session: String,
+    /// What it may do to the machine.
+    #[serde(default)]
+    pub contained: Contained,
 }
 
 mod permissions {

@@ -59,6 +59,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         output_lost_bytes: 0,
         stderr_tail: None,
         spool_error: None,
+        oom_kills: 0,
     };
     for data in decide(&state, Command::Exit(Box::new(exit)), &Ctx { epoch: Epoch::default() }).unwrap() {
         seen.apply(&event(data));

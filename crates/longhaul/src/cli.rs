@@ -37,4 +37,4 @@ mod why;
 
 pub use args::{Cli, main};
 pub(crate) use duration::parse as age;
-pub(crate) use serve::share;
+pub(crate) use serve::{cgroup, share};

@@ -29,6 +29,8 @@ pub enum Kind {
     Address,
     /// `text` or `json`.
     Log,
+    /// `own`, `off` or an absolute path.
+    Cgroup,
     /// Origins; with commas in a variable.
     Origins,
     /// A whole number from this on.
@@ -66,6 +68,12 @@ pub const KEYS: &[Key] = &[
     key("server.data_dir", "LONGHAUL_DATA_DIR", Kind::Path, "Where everything durable goes."),
     key("server.token_file", "LONGHAUL_TOKEN_FILE", Kind::Path, "A file with the token that requests must carry."),
     key("server.allowed_origins", "LONGHAUL_ALLOWED_ORIGINS", Kind::Origins, "Origins whose pages may use the server."),
+    key(
+        "server.cgroup",
+        "LONGHAUL_CGROUP",
+        Kind::Cgroup,
+        "Where control groups for runs are made: own, off or a path.",
+    ),
     key("server.log", "LONGHAUL_LOG_FORMAT", Kind::Log, "The form of the log: text or json."),
     key("limits.live_max", "LONGHAUL_LIVE_MAX", Kind::Number(1), "Runs with a process at once."),
     key("limits.queue_max", "LONGHAUL_QUEUE_MAX", Kind::Number(0), "Runs that may wait for a place."),
@@ -294,6 +302,7 @@ impl Kind {
             (Self::Shares, Value::List(list)) => {
                 list.iter().try_for_each(|text| crate::cli::share(text).map(drop))?;
             }
+            (Self::Cgroup, Value::Text(text)) => drop(crate::cli::cgroup(text)?),
             (Self::Age, Value::Text(text)) => drop(crate::cli::age(text)?),
             (Self::Number(min), Value::Number(given)) if *given < min || usize::try_from(*given).is_err() => {
                 return Err(number(min));
@@ -308,6 +317,7 @@ impl Kind {
             Self::Text | Self::Secret => json!({ "type": "string", "minLength": 1 }),
             Self::Path => json!({ "type": "string", "pattern": "^/" }),
             Self::Address => json!({ "type": "string", "pattern": ":[0-9]+$" }),
+            Self::Cgroup => json!({ "type": "string", "pattern": "^(own|off|/.*)$" }),
             Self::Log => json!({ "enum": ["text", "json"] }),
             Self::Origins => json!({ "type": "array", "items": { "type": "string", "pattern": "^https?://" } }),
             Self::Number(min) => json!({ "type": "integer", "minimum": min }),

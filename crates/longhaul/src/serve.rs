@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_api::ServerInfo;
-use longhaul_engine::{Engine, PlaceLimits, Retention};
+use longhaul_engine::{Containment, Engine, PlaceLimits, Retention};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::Store as _;
 use longhaul_store_embedded::EmbeddedStore;
 use longhaul_supervise::lock::{FileLock, Holder, LockError};
+use longhaul_supervise::{Grounds, Where};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,8 @@ pub struct Options {
     pub retention: Retention,
     /// Bytes of output one run may write.
     pub output_limit: Option<u64>,
+    /// Where control groups for runs are made.
+    pub cgroup: Where,
 }
 
 /// Runs with a process at once where nothing says how many: twice the cores, at least 4.
@@ -353,10 +356,19 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAdd
         places: place_limits(options),
         retention: options.retention,
         output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
+        containment: containment(options),
         clock: Arc::new(SystemClock),
         address: bound.to_string(),
         environment,
     }
+}
+
+/// What runs can be contained with here.
+fn containment(options: &Options) -> Containment {
+    let grounds = Grounds::find(&options.cgroup, Path::new("/proc/self/exe"));
+    let (memory, tasks) = (grounds.limits_memory(), grounds.limits_tasks());
+    tracing::info!(groups = grounds.any(), memory, tasks, "looked for control groups");
+    Containment { grounds }
 }
 
 /// Turns SIGTERM and SIGINT into the server's end. SIGHUP means a terminal went away, which is nobody's wish.

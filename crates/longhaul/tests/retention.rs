@@ -48,6 +48,7 @@ async fn engine(store: &MemoryStore, clock: &Hands, dir: &Path, retention: Reten
         places: PlaceLimits { live_max: 4, queue_max: 10, ..PlaceLimits::default() },
         retention,
         output_bytes_max: 1 << 20,
+        containment: longhaul_engine::Containment::default(),
         clock: Arc::new(clock.clone()),
         address: "127.0.0.1:1".to_owned(),
         environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
@@ -74,6 +75,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         idle_ms: None,
         timeout_ms: 600_000,
         new_session: String::new(),
+        contained: longhaul_engine::Contained::default(),
         turn: None,
     };
     let new = NewRun {

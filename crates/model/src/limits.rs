@@ -68,6 +68,13 @@ pub const NEVER_STARTED_MAX: u32 = 3;
 /// Bytes of a prompt or of stdin in a request.
 pub const PROMPT_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of memory that a run may be limited to: less would kill the stage that becomes the agent.
+pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+/// See [`MEMORY_BYTES_MIN`]; far above any machine, and a number that every client can hold.
+pub const MEMORY_BYTES_MAX: u64 = 1 << 50;
+/// Processes and threads that a run may be limited to: the kernel's own limit. Source: `proc_sys_kernel(5)`, `pid_max`.
+pub const TASKS_MAX: u64 = 1 << 22;
+
 /// Arguments of a command, and bytes of each: below the kernel's `MAX_ARG_STRLEN` of 128 KiB.
 pub const ARGS_MAX: usize = 1_000;
 /// See [`ARGS_MAX`].

@@ -173,6 +173,8 @@ pub struct Exit {
     pub stderr_tail: Option<String>,
     /// Why output could not be kept, with `Stop::SpoolError`.
     pub spool_error: Option<String>,
+    /// Processes that the kernel killed for want of memory, as the run's own control group says.
+    pub oom_kills: u64,
 }
 
 /// What somebody wants to happen to a run.

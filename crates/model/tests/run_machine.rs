@@ -262,6 +262,7 @@ impl World {
                     output_lost_bytes: u64::from(lost),
                     stderr_tail: None,
                     spool_error: None,
+                    oom_kills: 0,
                 };
                 let done = self.command(Command::Exit(Box::new(exit)));
                 prop_assert_eq!(done.is_ok(), before.working());

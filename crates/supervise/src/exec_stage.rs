@@ -22,10 +22,18 @@ use crate::{attempt, limits, sys};
 /// The hidden verb the binary must route to [`main`].
 pub const VERB: &str = "shim-exec";
 
+/// The argument after which a path is named: to enter a control group and leave, which proves that it can be entered.
+pub(crate) const ENTER: &str = "enter";
+
 /// Runs the stage in the attempt's directory. `args` is what follows the verb: the shim's pid and the number of the
 /// inherited channel. Returns only if the agent did not start.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut numbers = args.into_iter().map_while(|arg| arg.to_str()?.parse::<i32>().ok());
+    let mut args = args.into_iter().peekable();
+    if args.next_if(|arg| arg == ENTER).is_some() {
+        let entered = args.next().is_some_and(|procs| std::fs::write(procs, "0").is_ok());
+        return if entered { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let mut numbers = args.map_while(|arg| arg.to_str()?.parse::<i32>().ok());
     let (Some(shim), Some(channel)) = (numbers.next(), numbers.next()) else {
         return ExitCode::from(126);
     };

@@ -11,6 +11,7 @@
 //! [`AttemptDir::open`], [`AttemptDir::state`], then the same from the stored [`SpoolCursor`].
 
 pub mod attempt;
+pub mod cgroup;
 pub mod control;
 mod durable;
 pub mod exec_stage;
@@ -28,6 +29,7 @@ pub mod spool;
 mod sys;
 
 pub use attempt::{AttemptDir, AttemptError, AttemptState, Settled};
+pub use cgroup::{Ended, Grounds, Group, GroupSpec, Where};
 pub use control::{ControlClient, Event, Request, StopReason};
 pub use input::{Appended, InputError, InputLog};
 pub use kill::{Identity, MarkedReport, find_marked, kill_marked};

@@ -148,6 +148,9 @@ pub struct Exit {
     pub killed_descendants: u32,
     /// Processes that KILL did not end in time.
     pub unkilled: Vec<i32>,
+    /// Processes of the attempt's own control group that the kernel killed for want of memory.
+    #[serde(default)]
+    pub oom_kills: u64,
     /// The release that wrote this.
     pub shim_version: String,
 }
@@ -173,6 +176,7 @@ impl Exit {
             rusage: Rusage::default(),
             killed_descendants: 0,
             unkilled: Vec::new(),
+            oom_kills: 0,
             shim_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::GroupSpec;
 use crate::limits;
 
 /// The version of the spec that this build writes and the highest it reads.
@@ -40,6 +41,9 @@ pub struct AttemptSpec {
     pub drain_ms: u64,
     /// The stop ladder. After the last step the whole tree gets KILL, always.
     pub stop: Vec<StopStep>,
+    /// The control groups that the agent is put into, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupSpec>,
 }
 
 /// Where an agent's standard input comes from.
@@ -213,6 +217,8 @@ impl AttemptSpec {
         if let Stdin::File { name: file } = &self.stdin {
             field(name(file) && plain(file), "stdin", "is not a plain file name")?;
         }
+        let ours = self.group.as_ref().is_none_or(GroupSpec::is_ours);
+        field(ours, "group", "names a directory that is none of ours")?;
         field(self.stop.len() <= limits::STOP_STEPS_MAX, "stop", "has too many steps")?;
         for step in &self.stop {
             if let StopStep::Write { frame, .. } = step {
@@ -244,6 +250,7 @@ mod tests {
                 StopStep::Write { frame: WriteFrame::new(b"{}\n"), wait_ms: 50 },
                 StopStep::Signal { signal: StopSignal::Term, wait_ms: 5000 },
             ],
+            group: None,
         }
     }
 

@@ -151,11 +151,12 @@ impl Owner {
             }
         };
         args.extend(plan.args.iter().cloned());
-        let dir = self.shared.with_doc(|doc| doc.dir.clone());
+        let marker = self.marker(attempt);
         AttemptSpec {
             version: supervise::spec::VERSION,
-            attempt: format!("{dir}.{attempt}"),
-            marker: format!("{dir}.{attempt}"),
+            attempt: marker.clone(),
+            group: self.engine.inner.options.containment.group(&marker, &sealed.contained),
+            marker,
             epoch: self.engine.inner.epoch.get(),
             program,
             args,

@@ -1,5 +1,6 @@
 //! The end of an attempt: read its output to the last byte, then the exit and the end in one commit.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -9,7 +10,7 @@ use longhaul_model::event::{EventData, ResourceUse, Warning};
 use longhaul_model::run::{Command, ExecError, Exit, ExitHow, RunState, Stop, decide};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
-use longhaul_supervise::{self as supervise, AttemptDir, How, SpoolLengths, kill_marked};
+use longhaul_supervise::{self as supervise, AttemptDir, Group, How, SpoolLengths, kill_marked};
 
 use super::commit::Refused;
 use super::ingest::Source;
@@ -34,10 +35,9 @@ impl Owner {
             output_lost_bytes: 0,
             stderr_tail: None,
             spool_error: None,
+            oom_kills: 0,
         };
-        if !never {
-            self.kill_lost(attempt, &mut exit).await;
-        }
+        self.kill_lost(attempt, None, &mut exit).await;
         self.end(vec![], None, exit).await
     }
 
@@ -50,8 +50,9 @@ impl Owner {
         record: supervise::Exit,
     ) -> Result<(), LetGo> {
         let mut exit = exit_of(&record);
-        if record.how == How::Lost {
-            self.kill_lost(attempt, &mut exit).await;
+        // A shim that came to its end has removed its groups; one that did not has left them.
+        if matches!(record.how, How::Lost | How::NeverStarted { exec_error: None }) {
+            self.kill_lost(attempt, Some(dir), &mut exit).await;
         }
         if let Some(started) = dir.read_started().ok().flatten()
             && !matches!(record.how, How::NeverStarted { .. })
@@ -89,6 +90,10 @@ impl Owner {
             };
             last.push(warning.into());
         }
+        if record.oom_kills > 0 {
+            let text = format!("the kernel killed {} of the run's processes for want of memory", record.oom_kills);
+            last.push(Warning { code: "oom_kill".to_owned(), message: text }.into());
+        }
         self.end(last, cursor, exit).await
     }
 
@@ -118,20 +123,40 @@ impl Owner {
         Ok(())
     }
 
-    /// Kills what a lost shim left, as far as its marker reaches.
-    async fn kill_lost(&mut self, attempt: AttemptNo, exit: &mut Exit) {
-        let marker = self.shared.with_doc(|doc| format!("{}.{attempt}", doc.dir));
-        let killed = tokio::task::spawn_blocking(move || kill_marked(&marker, LOST_KILL)).await;
+    /// Kills what a lost shim left: all that is in the attempt's control groups, which go with it, and what its marker
+    /// still leads to.
+    async fn kill_lost(&mut self, attempt: AttemptNo, dir: Option<&AttemptDir>, exit: &mut Exit) {
+        let marker = self.marker(attempt);
+        let dir = dir.cloned();
+        let anywhere = self.engine.inner.options.containment.grounds.every_group(&marker);
+        let killed = tokio::task::spawn_blocking(move || {
+            // The spec knows where an earlier server made them.
+            let spec = dir.and_then(|dir| dir.read_spec().ok().flatten()).and_then(|spec| spec.group);
+            let groups = [Group::of(&spec.unwrap_or_default()), Group::of(&anywhere)];
+            let oom_kills = groups.iter().map(Group::oom_kills).max().unwrap_or(0);
+            let ended = groups.map(|group| group.end(LOST_KILL));
+            kill_marked(&marker, LOST_KILL).map(|marked| (ended, marked, oom_kills))
+        })
+        .await;
         match killed {
-            Ok(Ok(report)) => {
-                exit.killed_descendants = report.killed.len() as u32;
-                exit.unkilled = report.remaining;
+            Ok(Ok((ended, marked, oom_kills))) => {
+                let union = |lists: [Vec<i32>; 3]| lists.into_iter().flatten().collect::<BTreeSet<i32>>();
+                let [first, second] = ended;
+                exit.killed_descendants = union([first.killed, second.killed, marked.killed]).len() as u32;
+                let remaining = union([first.remaining, second.remaining, marked.remaining]);
+                exit.unkilled = remaining.into_iter().collect();
+                exit.oom_kills = oom_kills;
             }
             Ok(Err(error)) => {
                 tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes");
             }
             Err(error) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
         }
+    }
+
+    /// What the attempt's processes and its groups are known by.
+    pub(super) fn marker(&self, attempt: AttemptNo) -> String {
+        self.shared.with_doc(|doc| format!("{}.{attempt}", doc.dir))
     }
 }
 
@@ -162,6 +187,7 @@ fn exit_of(record: &supervise::Exit) -> Exit {
         output_lost_bytes: record.output_lost_bytes,
         stderr_tail: None,
         spool_error: record.spool_error.clone(),
+        oom_kills: record.oom_kills,
     }
 }
 

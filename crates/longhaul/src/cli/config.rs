@@ -112,6 +112,7 @@ fn default(name: &str, session: &Session) -> Option<Value> {
     Some(match name {
         "server.listen" => Value::Text(LISTEN_DEFAULT.to_owned()),
         "server.data_dir" => session.finder.data_dir.as_ref().map(|_| data_dir(session))?,
+        "server.cgroup" => Value::Text("own".to_owned()),
         "server.log" => Value::Text("text".to_owned()),
         "server.allowed_origins" => Value::List(vec![]),
         "limits.live_max" => Value::Number(live_max_default() as u64),

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul_api::{Permissions, RunRequest};
+use longhaul_api::{Permissions, RunLimits, RunRequest};
 use longhaul_model::{ProjectId, RunId, limits};
 
 use super::duration;
@@ -108,6 +108,7 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         effort: args.effort.clone(),
         system: args.system.clone(),
         permissions: args.permissions.map(Permissions::from),
+        limits: limits_of(args),
         timeout_ms: args.timeout.as_deref().map(timeout_ms).transpose()?,
         tags: tags(&args.tag)?,
         name: args.name.clone(),
@@ -144,6 +145,32 @@ impl From<Permit> for Permissions {
             Permit::Full => Self::Full,
         }
     }
+}
+
+/// What the run may use; nothing where nothing is said, so that the request stays what it was.
+fn limits_of(args: &Args) -> Option<RunLimits> {
+    let limits =
+        RunLimits { memory_bytes_max: args.memory, tasks_max: args.tasks.map(Into::into), ..RunLimits::default() };
+    (limits != RunLimits::default()).then_some(limits)
+}
+
+/// A count of bytes, as `1048576`, `512M` or `2G`.
+///
+/// # Errors
+/// What it must be.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let must = || format!("{text:?} is not a count of bytes, as 512M or 2G");
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].trim_end_matches("iB").trim_end_matches('B') {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(must()),
+    };
+    let count: u64 = digits.parse().map_err(|_| must())?;
+    count.checked_mul(1 << shift).ok_or_else(must)
 }
 
 /// The run's id is drawn here, so that a request whose answer was lost can be sent again and means the same run.

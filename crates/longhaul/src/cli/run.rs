@@ -83,6 +83,12 @@ pub struct Args {
     /// Time the run may take, as 90s, 10m or 2h [default: 6h]
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<String>,
+    /// Memory of all its processes together, as 512M or 2G; beyond it the kernel kills
+    #[arg(long, value_name = "BYTES", value_parser = super::request::bytes)]
+    pub memory: Option<u64>,
+    /// Processes and threads it may have at once
+    #[arg(long, value_name = "COUNT")]
+    pub tasks: Option<std::num::NonZeroU64>,
     /// Tag to find it by; may be repeated
     #[arg(long, value_name = "KEY=VALUE")]
     pub tag: Vec<String>,

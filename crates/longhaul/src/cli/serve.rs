@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 
 use longhaul_engine::Retention;
+use longhaul_supervise::Where;
 
 use super::duration;
 use super::session::Session;
@@ -69,6 +70,10 @@ pub struct Args {
     /// Bytes of files of ended runs; the oldest are erased first [default: 10 GiB]
     #[arg(long, value_name = "BYTES")]
     pub keep_bytes: Option<u64>,
+    /// Where control groups for runs are made: own (below the server's own), off, or a directory of cgroup v2
+    /// [default: own]
+    #[arg(long, value_name = "WHERE", value_parser = cgroup)]
+    pub cgroup: Option<Where>,
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
@@ -80,6 +85,19 @@ fn shares(given: Vec<(String, usize)>, configured: Option<&[String]>) -> BTreeMa
         return given.into_iter().collect();
     }
     configured.unwrap_or_default().iter().filter_map(|text| share(text).ok()).collect()
+}
+
+/// Where control groups are made: `own`, `off` or an absolute path.
+///
+/// # Errors
+/// What it must be.
+pub(crate) fn cgroup(text: &str) -> Result<Where, String> {
+    match text {
+        "own" => Ok(Where::Own),
+        "off" => Ok(Where::Nowhere),
+        path if path.starts_with('/') => Ok(Where::Dir(path.into())),
+        other => Err(format!("must be own, off or an absolute path, {other:?} is not")),
+    }
 }
 
 /// A name and how many places it has: `NAME=COUNT`.
@@ -134,6 +152,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
             bytes_max: args.keep_bytes.or_else(|| number("limits.keep_bytes")).unwrap_or(kept.bytes_max),
             ..kept
         },
+        cgroup: args.cgroup.or_else(|| cgroup(config.text("server.cgroup")?).ok()).unwrap_or_default(),
         output_limit: args.output_limit.map(Into::into).or_else(|| number("limits.output_limit")),
     }))
 }

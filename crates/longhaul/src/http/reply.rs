@@ -161,6 +161,14 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                     .fact("install", install.unwrap_or_default()),
             )
         }
+        DispatchError::LimitUnenforceable { limit } => {
+            let text = format!(
+                "limits.{limit} cannot be kept here: this server can make no control group with that limit; run it \
+                 where it can (a systemd service with Delegate=yes, or as root), or leave the limit out"
+            );
+            let problem = Problem::new(ErrorCode::LimitUnenforceable, text);
+            not_started(problem.param(format!("limits.{limit}")))
+        }
         DispatchError::Cwd { path, source } => {
             Problem::invalid("cwd", format!("{} cannot be worked in: {source}", path.display())).into()
         }

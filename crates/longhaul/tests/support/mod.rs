@@ -246,6 +246,10 @@ impl Drop for Server {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
         }
+        // Their control groups go with them.
+        for group in groups_of(&self.data()) {
+            let _ = longhaul_supervise::Group::of(&group).end(Duration::from_secs(5));
+        }
         // Temporary files of agents that were ended here and not by their server.
         for name in run_dirs(&self.data()) {
             let tail = &name[name.len().saturating_sub(12)..];
@@ -289,6 +293,14 @@ fn run_dirs(dir: &Path) -> Vec<String> {
         .flatten()
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+/// The control groups that the attempts of a data directory name.
+pub fn groups_of(dir: &Path) -> Vec<longhaul_supervise::GroupSpec> {
+    let runs = run_dirs(dir).into_iter().map(|name| dir.join("runs").join(name));
+    let attempts = runs.flat_map(|run| std::fs::read_dir(run).into_iter().flatten().flatten());
+    let spec = |path: PathBuf| longhaul_supervise::AttemptDir::open(&path).ok()?.read_spec().ok()??.group;
+    attempts.filter_map(|entry| spec(entry.path())).collect()
 }
 
 /// Processes whose command line or environment names a directory: shims by their argument, agents by their marker's

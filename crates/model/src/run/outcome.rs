@@ -65,6 +65,11 @@ fn failure(state: &RunState, exit: &Exit) -> (String, String) {
             ExitHow::NeverStarted { error: None } => {
                 ("spawn_failed", "the agent could not be started, several times over".to_owned())
             }
+            // What the kernel did to the leader itself is no matter of what that said.
+            ExitHow::Signaled(9) if exit.oom_kills > 0 => return oom_killed(state),
+            ExitHow::Exited(status) if *status != 0 && exit.oom_kills > 0 => {
+                return said_error(state).unwrap_or_else(|| oom_killed(state));
+            }
             ExitHow::Exited(status) => return exited(state, *status),
             ExitHow::Signaled(signal) => {
                 if let Some(error) = said_error(state) {
@@ -80,6 +85,11 @@ fn failure(state: &RunState, exit: &Exit) -> (String, String) {
 fn said_error(state: &RunState) -> Option<(String, String)> {
     let error = state.verdict.as_ref().and_then(|v| v.error.as_ref())?;
     Some((error.code.clone(), error.message.clone()))
+}
+
+fn oom_killed(state: &RunState) -> (String, String) {
+    let text = format!("the kernel killed a process of {} that wanted more memory than there was", subject(state));
+    ("oom_killed".to_owned(), text)
 }
 
 fn exited(state: &RunState, status: i32) -> (String, String) {

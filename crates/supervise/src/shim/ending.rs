@@ -12,6 +12,7 @@ use super::feed::Feed;
 use super::keeper::Keeper;
 use super::leader::how;
 use super::pump::full;
+use crate::cgroup::Group;
 use crate::order::Stream;
 use crate::record::{Exit, How, Rusage, unix_ms};
 use crate::{attempt, durable, limits};
@@ -23,6 +24,13 @@ impl Keeper {
         self.pump.sync();
         durable::remove(&self.dir.file(attempt::ENV))?;
         let exit = self.exit();
+        // Before the record: whoever reads that need not look for a group. One that somebody is still in stays.
+        if let Some(group) = self.group.take() {
+            let until = Instant::now() + limits::GROUP_REMOVAL_WAIT;
+            while group.remove().is_err() && group.is_empty() && Instant::now() < until {
+                std::thread::sleep(limits::KILL_ROUND);
+            }
+        }
         let until = Instant::now() + limits::FULL_DISK_WAIT;
         while let Err(error) = self.reserve.commit(self.dir.path(), attempt::EXIT, &attempt::json(&exit)) {
             // Without a record the server will find the attempt lost, which is then the truth.
@@ -57,6 +65,7 @@ impl Keeper {
             rusage: rusage(),
             killed_descendants: self.tree.killed_besides(self.leader.pid),
             unkilled: std::mem::take(&mut self.unkilled),
+            oom_kills: self.group.as_ref().map_or(0, Group::oom_kills),
             ..Exit::bare(how, unix_ms())
         }
     }

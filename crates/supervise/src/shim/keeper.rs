@@ -20,6 +20,7 @@ use super::stop::{Due, Ladder, later};
 use super::tree::{Left, Tree};
 use super::wake::Ready;
 use crate::attempt::{self, AttemptDir};
+use crate::cgroup::Group;
 use crate::control::{self, Event, Phase, Request, Status};
 use crate::durable::{self, Reserve};
 use crate::limits;
@@ -58,6 +59,8 @@ pub(super) struct Keeper {
     pub(super) epoch: u64,
     pub(super) ladder: Ladder,
     pub(super) tree: Tree,
+    /// The control group that holds the tree, where there is one.
+    pub(super) group: Option<Group>,
     pub(super) stage: Stage,
     pub(super) tick: Instant,
     /// The kernel said that nobody is left below.
@@ -81,6 +84,7 @@ impl Keeper {
         stage_channel: UnixStream,
         reserve: Reserve,
         started: Started,
+        group: Option<Group>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -103,6 +107,7 @@ impl Keeper {
             epoch: spec.epoch,
             ladder: Ladder::new(spec.stop),
             tree: Tree::new(),
+            group,
             stage: Stage::Running,
             tick: now,
             childless: false,
@@ -318,11 +323,12 @@ impl Keeper {
                 }
                 Stage::Killing { until } => {
                     self.reap(now);
-                    if self.childless || now >= until {
-                        self.unkilled = if self.childless { Vec::new() } else { self.tree.left() };
+                    let gone = self.childless && self.group.as_ref().is_none_or(Group::is_empty);
+                    if gone || now >= until {
+                        self.unkilled = if gone { Vec::new() } else { self.left() };
                         self.stage = Stage::Ending { until: now + limits::FULL_DISK_WAIT, read: 0 };
                     } else {
-                        self.tree.kill();
+                        self.kill();
                         return false;
                     }
                 }
@@ -392,9 +398,9 @@ impl Keeper {
                         self.ladder.skip(now);
                     }
                 }
-                Due::Kill => self.tree.kill(),
+                Due::Kill => self.kill(),
                 Due::GiveUp => {
-                    self.unkilled = self.tree.left();
+                    self.unkilled = self.left();
                     self.stage = Stage::Ending { until: now + limits::FULL_DISK_WAIT, read: 0 };
                     return;
                 }
@@ -402,11 +408,29 @@ impl Keeper {
         }
     }
 
+    /// Sends KILL to all that is below the shim or in its group, once over.
+    fn kill(&mut self) {
+        self.tree.kill();
+        if let Some(group) = &self.group {
+            group.kill();
+        }
+    }
+
+    /// The processes that are still there, the first of many.
+    fn left(&self) -> Vec<i32> {
+        let mut left = self.tree.left();
+        left.extend(self.group.iter().flat_map(Group::pids));
+        left.sort_unstable();
+        left.dedup();
+        left.truncate(limits::UNKILLED_MAX);
+        left
+    }
+
     fn signal(&mut self, signal: StopSignal) {
         match signal {
             // The CLIs take it as Ctrl-C and tell their tools themselves.
             StopSignal::Int => self.leader.signal(Signal::INT),
-            StopSignal::Kill => self.tree.kill(),
+            StopSignal::Kill => self.kill(),
             // A stopped process would not see TERM before it continues.
             StopSignal::Term => {
                 for signal in [Signal::TERM, Signal::CONT] {

@@ -26,12 +26,13 @@ use super::keeper::Keeper;
 use super::leader::Leader;
 use super::pump::Pump;
 use crate::attempt::{self, AttemptDir, AttemptError};
+use crate::cgroup::{Group, GroupSpec};
 use crate::durable;
 use crate::exec_stage::{self, of_io, of_step};
 use crate::lock::{FileLock, Holder, LockError};
 use crate::order::Stream;
 use crate::record::{self, ExecError, Exit, How, Started, unix_ms};
-use crate::spec::{CloseWhen, Stdin};
+use crate::spec::{AttemptSpec, CloseWhen, Stdin};
 use crate::{limits, procfs, sys};
 
 /// The verb the binary must route to [`main`].
@@ -139,20 +140,79 @@ fn start(dir: &AttemptDir, signals: SignalFd) -> Result<Keeper, ExecError> {
         }
         _ => None,
     };
-    let (channel, mut stage) = spawn_stage(stdin, stdout_end, stderr_end).map_err(setup(exec_stage::VERB))?;
-    match record_started(dir, stage.pid) {
-        Ok(started) => {
+    let group = make_group(&spec)?;
+    let give_up = |error| {
+        if let Some(group) = &group {
+            let _ = group.end(limits::GROUP_REMOVAL_WAIT);
+        }
+        error
+    };
+    let spawned = spawn_stage(stdin, stdout_end, stderr_end);
+    let (channel, mut stage) = spawned.map_err(|error| give_up(setup(exec_stage::VERB)(error)))?;
+    let entered = enter_group(&spec, group.as_ref(), stage.pid);
+    match entered.and_then(|group| Ok((group, record_started(dir, stage.pid).map_err(|e| of_step("setup", &e))?))) {
+        Ok((group, started)) => {
             let _ = (&channel).write_all(b"g");
-            Ok(Keeper::new(dir.clone(), spec, signals, clients, pump, feed, closer, stage, channel, reserve, started))
+            let keeper = Keeper::new(
+                dir.clone(),
+                spec,
+                signals,
+                clients,
+                pump,
+                feed,
+                closer,
+                stage,
+                channel,
+                reserve,
+                started,
+                group,
+            );
+            Ok(keeper)
         }
         Err(error) => {
             // Without its go byte the stage leaves by itself.
             drop(channel);
             stage.signal(rustix::process::Signal::KILL);
             let _ = rustix::process::waitpid(procfs::pid(stage.pid), WaitOptions::empty());
-            Err(of_step("setup", &error))
+            Err(give_up(error))
         }
     }
+}
+
+/// Makes the attempt's control group; without limits an attempt starts without one as well.
+fn make_group(spec: &AttemptSpec) -> Result<Option<Group>, ExecError> {
+    let Some(wanted) = &spec.group else { return Ok(None) };
+    match Group::make(wanted) {
+        Ok(group) => Ok(Some(group)),
+        Err(error) if wanted.is_limited() => Err(of_group(wanted, &error)),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Puts the stage, which waits for its go, into the group; the shim stays out of it.
+fn enter_group(spec: &AttemptSpec, group: Option<&Group>, stage: i32) -> Result<Option<Group>, ExecError> {
+    let (Some(wanted), Some(group)) = (&spec.group, group) else { return Ok(None) };
+    match group.add(stage) {
+        Ok(()) => Ok(Some(group.clone())),
+        Err(error) if wanted.is_limited() => Err(of_group(wanted, &error)),
+        Err(_) => {
+            // It may be in one of several: what would be killed there is the agent.
+            let back = wanted.dirs.iter().filter_map(|dir| dir.parent());
+            back.for_each(|dir| drop(fs::write(dir.join("cgroup.procs"), stage.to_string())));
+            let _ = group.remove();
+            Ok(None)
+        }
+    }
+}
+
+/// A limit that cannot be kept is never left out: the agent is not started.
+fn of_group(wanted: &GroupSpec, error: &io::Error) -> ExecError {
+    let dir = wanted.dirs.first().map(|dir| dir.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut error = of_io("setup", &dir, error);
+    // Not a trouble of the program, which the system's number would say.
+    error.errno = 0;
+    error.message = exec_stage::clip(&format!("the limits of its control group cannot be set: {}", error.message));
+    error
 }
 
 fn listen(dir: &AttemptDir) -> io::Result<Clients> {

@@ -4,6 +4,7 @@ mod channel;
 mod control;
 mod endings;
 mod faults;
+mod groups;
 mod reading;
 mod rig;
 mod stops;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use longhaul_supervise::{
-    AttemptDir, AttemptSpec, AttemptState, ControlClient, Exit, Follower, Limits, LineLimits, Settled, SpoolCursor,
-    Started, Stdin, StopSignal, StopStep, find_marked, kill_marked,
+    AttemptDir, AttemptSpec, AttemptState, ControlClient, Exit, Follower, Group, Limits, LineLimits, Settled,
+    SpoolCursor, Started, Stdin, StopReason, StopSignal, StopStep, find_marked, kill_marked,
 };
 
 pub const FIXTURE: &str = env!("CARGO_BIN_EXE_supervise-fixture");
@@ -46,6 +46,7 @@ pub fn fixture(args: &[&str]) -> AttemptSpec {
         deadline_ms: None,
         drain_ms: 200,
         stop: vec![StopStep::Signal { signal: StopSignal::Term, wait_ms: 300 }],
+        group: None,
     }
 }
 
@@ -131,6 +132,18 @@ impl Attempt {
         wait_for("the control socket", || ControlClient::connect(self.dir.path(), epoch).ok())
     }
 
+    /// Asks for a cancel.
+    pub fn cancel(&self) {
+        self.control(1).stop(StopReason::Cancel, 1).unwrap();
+    }
+
+    /// Kills the shim, as only an operator or the kernel does.
+    pub fn kill_shim(&mut self) {
+        let mut shim = self.shim.take().unwrap();
+        shim.kill().unwrap();
+        shim.wait().unwrap();
+    }
+
     /// Waits for the shim's end, proves the exit, and that nothing of the attempt remains.
     pub fn end(&mut self) -> Exit {
         if let Some(shim) = &mut self.shim {
@@ -163,5 +176,8 @@ impl Drop for Attempt {
             let _ = shim.wait();
         }
         let _ = kill_marked(&self.spec.marker, Duration::from_secs(5));
+        if let Some(group) = &self.spec.group {
+            let _ = Group::of(group).end(Duration::from_secs(5));
+        }
     }
 }
