@@ -60,7 +60,7 @@ codes! {
     UnsupportedField = "unsupported_field", 400, "invalid_request_error", false,
         "A known field that this harness or this version cannot honour.";
     InvalidCursor = "invalid_cursor", 400, "invalid_request_error", false,
-        "A cursor that is not a plain decimal number.";
+        "A cursor that this list or stream did not give.";
     Unauthorized = "unauthorized", 401, "authentication_error", false,
         "The bearer token is missing or wrong.";
     ForbiddenHost = "forbidden_host", 403, "permission_error", false,

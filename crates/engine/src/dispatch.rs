@@ -237,6 +237,7 @@ impl Engine {
             timeout_ms: new.sealed.timeout_ms,
         };
         let mut data: Vec<EventData> = vec![created.into()];
+        data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));
         data.extend(new.warnings.iter().cloned().map(EventData::from));
         let now = self.now();
         let encoder = event::Encoder::new(&new.key.run, now, harness.name());
@@ -260,6 +261,7 @@ impl Engine {
             metadata: new.metadata.clone(),
             dir: dir.to_owned(),
             own_cwd,
+            turn: session.map_or(0, |session| session.turns),
             origin: new.origin.clone(),
             cancel_on_disconnect: new.cancel_on_disconnect,
         };
@@ -289,7 +291,10 @@ impl Engine {
         };
         let create = longhaul_store::NewRun { row, epoch: self.inner.epoch, events: wires, feed: vec![0] };
         let mut records = new.records.clone();
-        records.extend(session.map(|session| session.write(&in_project(&new.key, &session.id))));
+        if let Some(session) = session {
+            let key = in_project(&new.key, &session.id);
+            records.extend([session.write(&key), crate::turns::write(&key, session.turns, &new.key.run)]);
+        }
         let commit = Commit { create: Some(create), records, ..Commit::default() };
         match self.store().commit(commit).await {
             Ok(done) => match done.created {

@@ -21,6 +21,7 @@ mod recovery;
 mod retention;
 mod sealed;
 mod session;
+mod turns;
 mod view;
 mod why;
 
@@ -35,5 +36,6 @@ pub use recovery::Report;
 pub use retention::{Removed, Retention};
 pub use sealed::Sealed;
 pub use session::{Session, SessionKey};
+pub use turns::{Followed, Follower, TurnPlace, TurnStep};
 pub use view::View;
 pub use why::Why;

@@ -20,8 +20,10 @@ mod peer;
 mod query;
 mod reply;
 mod runs;
+mod session_events;
 mod sessions;
 mod sse;
+mod transcript;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -83,6 +85,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/why", &["get"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
+    ("/v1/sessions/{id}/transcript", &["get"]),
+    ("/v1/sessions/{id}/events", &["get"]),
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
     ("/v1/models", &["get"]),
@@ -105,6 +109,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/why", get(runs::why))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))
+        .route("/v1/sessions/{id}/transcript", get(transcript::transcript))
+        .route("/v1/sessions/{id}/events", get(session_events::events))
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/models", get(models::list))
