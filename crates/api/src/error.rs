@@ -117,6 +117,8 @@ codes! {
         "The store has too much to write at the moment; nothing was stored.";
     StoreFull = "store_full", 507, "server_error", true,
         "The disk is full; nothing was stored.";
+    DiskLow = "disk_low", 507, "server_error", true,
+        "Too little room is left on the disk for a new run; nothing was started, live runs go on.";
     StoreFailed = "store_failed", 500, "server_error", false,
         "The store cannot answer.";
     RunFailed = "run_failed", 502, "upstream_error", false,

@@ -98,13 +98,14 @@ impl Engine {
     /// they did not come in time.
     ///
     /// # Errors
-    /// `QueueFull` or `LaneFull`.
+    /// `QueueFull`, `LaneFull` or `DiskLow`.
     pub async fn reserve(
         &self,
         who: Who,
         session: Option<&SessionId>,
         at_most: std::time::Duration,
     ) -> Result<Option<Reserved>, DispatchError> {
+        self.inner.options.disk.check(&self.inner.options.data_dir)?;
         let both = async {
             let mut turn = match session {
                 Some(id) => Some(self.inner.lanes.enter(&in_project(&who.key, id), &who.key)?),
@@ -143,6 +144,7 @@ impl Engine {
         if self.is_draining() {
             return Err(DispatchError::Draining);
         }
+        self.inner.options.disk.check(&self.inner.options.data_dir)?;
         let mut new = new;
         let session_key = new.session.as_ref().map(|id| in_project(&new.key, id));
         let _session_alone = match &session_key {

@@ -8,6 +8,7 @@
 mod admission;
 mod cancel;
 mod cursor;
+mod disk;
 mod dispatch;
 mod doc;
 mod engine;
@@ -26,6 +27,7 @@ mod view;
 mod why;
 
 pub use cancel::{Cancelled, Operation};
+pub use disk::{Disk, DiskFloor, DiskLow};
 pub use dispatch::{Dispatched, NewRun, Reserved};
 pub use doc::{Doc, Origin};
 pub use engine::{Drift, Engine, Options, ReaderGuard};

@@ -96,6 +96,7 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::Unauthorized, "http_server"),
     (ErrorCode::Draining, "http_stream"),
     (ErrorCode::StoreFull, "fault_disk"),
+    (ErrorCode::DiskLow, "fault_disk"),
     (ErrorCode::StoreBusy, "the store's own tests"),
     (ErrorCode::StoreFailed, "the store's own tests"),
     (ErrorCode::CursorExpired, "nothing expires yet"),

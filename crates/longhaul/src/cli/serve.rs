@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use longhaul_engine::Retention;
+use longhaul_engine::{DiskFloor, Retention};
+use longhaul_model::limits;
 
 use super::duration;
 use super::session::Session;
@@ -69,6 +70,12 @@ pub struct Args {
     /// Bytes of files of ended runs; the oldest are erased first [default: 10 GiB]
     #[arg(long, value_name = "BYTES")]
     pub keep_bytes: Option<u64>,
+    /// Bytes that must be free on the disk for a new run; 0 is no bound [default: 2 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub disk_free_min_bytes: Option<u64>,
+    /// Per cent of the disk that must be free for a new run; 0 is no bound [default: 5]
+    #[arg(long, value_name = "PERCENT")]
+    pub disk_free_min_percent: Option<u64>,
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
@@ -133,6 +140,16 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
             events: args.keep_events.or_else(|| age("limits.keep_events")).unwrap_or(kept.events),
             bytes_max: args.keep_bytes.or_else(|| number("limits.keep_bytes")).unwrap_or(kept.bytes_max),
             ..kept
+        },
+        disk: DiskFloor {
+            bytes: args
+                .disk_free_min_bytes
+                .or_else(|| number("limits.disk_free_min_bytes"))
+                .unwrap_or(limits::DISK_FREE_MIN_BYTES),
+            percent: args
+                .disk_free_min_percent
+                .or_else(|| number("limits.disk_free_min_percent"))
+                .unwrap_or(limits::DISK_FREE_MIN_PERCENT),
         },
         output_limit: args.output_limit.map(Into::into).or_else(|| number("limits.output_limit")),
     }))
