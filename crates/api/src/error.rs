@@ -60,7 +60,7 @@ codes! {
     UnsupportedField = "unsupported_field", 400, "invalid_request_error", false,
         "A known field that this harness or this version cannot honour.";
     InvalidCursor = "invalid_cursor", 400, "invalid_request_error", false,
-        "A cursor that is not a plain decimal number.";
+        "A cursor that this list or stream did not give.";
     Unauthorized = "unauthorized", 401, "authentication_error", false,
         "The bearer token is missing or wrong.";
     ForbiddenHost = "forbidden_host", 403, "permission_error", false,
@@ -119,6 +119,8 @@ codes! {
         "The store has too much to write at the moment; nothing was stored.";
     StoreFull = "store_full", 507, "server_error", true,
         "The disk is full; nothing was stored.";
+    DiskLow = "disk_low", 507, "server_error", true,
+        "Too little room is left on the disk for a new run; nothing was started, live runs go on.";
     StoreFailed = "store_failed", 500, "server_error", false,
         "The store cannot answer.";
     RunFailed = "run_failed", 502, "upstream_error", false,

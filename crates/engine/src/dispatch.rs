@@ -100,13 +100,14 @@ impl Engine {
     /// they did not come in time.
     ///
     /// # Errors
-    /// `QueueFull` or `LaneFull`.
+    /// `QueueFull`, `LaneFull` or `DiskLow`.
     pub async fn reserve(
         &self,
         who: Who,
         session: Option<&SessionId>,
         at_most: std::time::Duration,
     ) -> Result<Option<Reserved>, DispatchError> {
+        self.inner.options.disk.check(&self.inner.options.data_dir)?;
         let both = async {
             let mut turn = match session {
                 Some(id) => Some(self.inner.lanes.enter(&in_project(&who.key, id), &who.key)?),
@@ -145,6 +146,7 @@ impl Engine {
         if self.is_draining() {
             return Err(DispatchError::Draining);
         }
+        self.inner.options.disk.check(&self.inner.options.data_dir)?;
         let mut new = new;
         let session_key = new.session.as_ref().map(|id| in_project(&new.key, id));
         let _session_alone = match &session_key {
@@ -243,6 +245,7 @@ impl Engine {
             timeout_ms: new.sealed.timeout_ms,
         };
         let mut data: Vec<EventData> = vec![created.into()];
+        data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));
         data.extend(new.warnings.iter().cloned().map(EventData::from));
         let now = self.now();
         let encoder = event::Encoder::new(&new.key.run, now, harness.name());
@@ -266,6 +269,7 @@ impl Engine {
             metadata: new.metadata.clone(),
             dir: dir.to_owned(),
             own_cwd,
+            turn: session.map_or(0, |session| session.turns),
             origin: new.origin.clone(),
             cancel_on_disconnect: new.cancel_on_disconnect,
         };
@@ -295,7 +299,10 @@ impl Engine {
         };
         let create = longhaul_store::NewRun { row, epoch: self.inner.epoch, events: wires, feed: vec![0] };
         let mut records = new.records.clone();
-        records.extend(session.map(|session| session.write(&in_project(&new.key, &session.id))));
+        if let Some(session) = session {
+            let key = in_project(&new.key, &session.id);
+            records.extend([session.write(&key), crate::turns::write(&key, session.turns, &new.key.run)]);
+        }
         let commit = Commit { create: Some(create), records, ..Commit::default() };
         match self.store().commit(commit).await {
             Ok(done) => match done.created {

@@ -43,6 +43,9 @@ pub struct Doc {
     /// Whether the working directory is one that we made.
     #[serde(default)]
     pub own_cwd: bool,
+    /// Which turn of its session it is, from 1; zero if it is none.
+    #[serde(default)]
+    pub turn: u64,
     /// How it came to be.
     #[serde(default)]
     pub origin: Origin,

@@ -39,6 +39,8 @@ pub struct Options {
     pub places: PlaceLimits,
     /// What is kept of ended runs.
     pub retention: Retention,
+    /// What must be free on the disk for a new run.
+    pub disk: crate::disk::DiskFloor,
     /// Bytes of output one run may write, stdout and stderr together, before it is stopped.
     pub output_bytes_max: u64,
     /// What runs are contained with.
@@ -312,6 +314,11 @@ impl Engine {
     /// Where a run is in line for a place and what it waits for, if it waits.
     pub fn in_line(&self, key: &RunKey) -> Option<InLine> {
         self.inner.places.in_line(key)
+    }
+
+    /// The disk of the data directory; `None` if it cannot be told.
+    pub fn disk(&self) -> Option<crate::disk::Disk> {
+        self.inner.options.disk.look(&self.inner.options.data_dir)
     }
 
     /// Compares the places that are counted with the runs that really have a process.

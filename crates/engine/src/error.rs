@@ -87,6 +87,9 @@ pub enum DispatchError {
     /// Too many wait already.
     #[error(transparent)]
     QueueFull(#[from] QueueFull),
+    /// Too little room on the disk.
+    #[error(transparent)]
+    DiskLow(#[from] crate::disk::DiskLow),
     /// The server is stopping.
     #[error("the server is stopping")]
     Draining,

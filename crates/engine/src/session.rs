@@ -180,8 +180,13 @@ impl Engine {
             // It is over, and its owner is about to leave the lane.
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
-        let gone = RecordWrite { key: key.record(), value: None, only_new: false };
-        self.store().commit(Commit { records: vec![gone], urgency: Urgency::Reserve, ..Commit::default() }).await?;
+        // The session goes last: a crash in between leaves one whose turns are not all known.
+        let mut gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
+        gone.push(RecordWrite { key: key.record(), value: None, only_new: false });
+        for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX) {
+            let commit = Commit { records: part.to_vec(), urgency: Urgency::Reserve, ..Commit::default() };
+            self.store().commit(commit).await?;
+        }
         if let Some(dir) = &session.dir {
             crate::erase::remove_dir(&self.work_dir(dir)).await;
         }

@@ -27,6 +27,7 @@ mod screen;
 mod serve;
 mod server;
 mod session;
+mod sessions;
 mod stdin;
 mod table;
 mod trouble;

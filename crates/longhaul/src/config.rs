@@ -88,6 +88,18 @@ pub const KEYS: &[Key] = &[
     key("limits.keep_output", "LONGHAUL_KEEP_OUTPUT", Kind::Age, "How long the files of a run's output are kept."),
     key("limits.keep_events", "LONGHAUL_KEEP_EVENTS", Kind::Age, "How long an ended run is kept."),
     key("limits.keep_bytes", "LONGHAUL_KEEP_BYTES", Kind::Number(0), "Bytes of files of ended runs that are kept."),
+    key(
+        "limits.disk_free_min_bytes",
+        "LONGHAUL_DISK_FREE_MIN_BYTES",
+        Kind::Number(0),
+        "Bytes that must be free on the disk for a new run; 0 is no bound.",
+    ),
+    key(
+        "limits.disk_free_min_percent",
+        "LONGHAUL_DISK_FREE_MIN_PERCENT",
+        Kind::Number(0),
+        "Per cent of the disk that must be free for a new run, at most 99; 0 is no bound.",
+    ),
     key("limits.output_limit", "LONGHAUL_OUTPUT_LIMIT", Kind::Number(1), "Bytes of output that one run may write."),
 ];
 

@@ -22,8 +22,10 @@ mod query;
 mod reply;
 mod responses;
 mod runs;
+mod session_events;
 mod sessions;
 mod sse;
+mod transcript;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -85,6 +87,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/why", &["get"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
+    ("/v1/sessions/{id}/transcript", &["get"]),
+    ("/v1/sessions/{id}/events", &["get"]),
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
     ("/v1/responses", &["post"]),
@@ -110,6 +114,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/why", get(runs::why))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))
+        .route("/v1/sessions/{id}/transcript", get(transcript::transcript))
+        .route("/v1/sessions/{id}/events", get(session_events::events))
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/responses", post(responses::create))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_api::ServerInfo;
-use longhaul_engine::{Containment, Engine, PlaceLimits, Retention};
+use longhaul_engine::{Containment, DiskFloor, Engine, PlaceLimits, Retention};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::Store as _;
@@ -68,6 +68,8 @@ pub struct Options {
     pub reserved: BTreeMap<String, usize>,
     /// What is kept of ended runs.
     pub retention: Retention,
+    /// What must be free on the disk for a new run.
+    pub disk: DiskFloor,
     /// Bytes of output one run may write.
     pub output_limit: Option<u64>,
     /// Where control groups for runs are made.
@@ -182,6 +184,12 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     }
     if let Some(name) = options.harness_max.keys().find(|name| longhaul_harness::find(name).is_none()) {
         return Err(ServeError::Config(format!("there is no harness called {name:?} to limit")));
+    }
+    if options.disk.percent > 99 {
+        return Err(ServeError::Config(format!(
+            "limits.disk_free_min_percent must be from 0 to 99, {} is not",
+            options.disk.percent
+        )));
     }
     let address: SocketAddr = listen.parse().map_err(|_| {
         ServeError::Config(format!(
@@ -355,6 +363,7 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAdd
         exe: PathBuf::from("/proc/self/exe"),
         places: place_limits(options),
         retention: options.retention,
+        disk: options.disk,
         output_bytes_max: options.output_limit.unwrap_or(limits::SPOOL_BYTES_MAX),
         containment: containment(options),
         clock: Arc::new(SystemClock),

@@ -42,6 +42,8 @@ impl Home {
             .env("HOME", self.dir.path())
             .env("XDG_STATE_HOME", self.path("state"))
             .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("LONGHAUL_DISK_FREE_MIN_BYTES", "0")
+            .env("LONGHAUL_DISK_FREE_MIN_PERCENT", "0")
             .envs(vars.iter().copied())
             .current_dir(self.path("work"))
             .stdin(Stdio::null())

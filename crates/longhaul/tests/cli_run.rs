@@ -28,6 +28,8 @@ impl Place {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("HOME", self.dir.path())
             .env("XDG_STATE_HOME", self.dir.path())
+            .env("LONGHAUL_DISK_FREE_MIN_BYTES", "0")
+            .env("LONGHAUL_DISK_FREE_MIN_PERCENT", "0")
             .current_dir(self.dir.path().join("work"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longhaul_engine::{Engine, NewRun, Options, Origin, PlaceLimits, Retention, Sealed};
+use longhaul_engine::{DiskFloor, Engine, NewRun, Options, Origin, PlaceLimits, Retention, Sealed};
 use longhaul_harness::Permissions;
 use longhaul_model::event::{Event, EventData};
 use longhaul_model::time::Clock;
@@ -33,6 +33,7 @@ fn options(store: Arc<MemoryStore>, dir: &Path) -> Options {
         exe: env!("CARGO_BIN_EXE_longhaul").into(),
         places: PlaceLimits { live_max: 4, queue_max: 10, ..PlaceLimits::default() },
         retention: Retention::default(),
+        disk: DiskFloor::default(),
         output_bytes_max: longhaul_model::limits::SPOOL_BYTES_MAX,
         containment: longhaul_engine::Containment::default(),
         clock: Arc::new(Now),
@@ -67,6 +68,7 @@ fn request(script: Script) -> NewRun {
         key: key(),
         digest: "d".to_owned(),
         session: None,
+        after: None,
         harness: harness.to_owned(),
         sealed: Sealed {
             model,

@@ -106,3 +106,76 @@ async fn a_full_disk_refuses_clearly_and_heals() {
     assert_eq!(server.end("refused").await["status"], "completed");
     drop(server);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_the_bound_nothing_new_is_accepted_and_what_was_goes_on() {
+    let mut server = Server::start_with(&["--live-max", "1"], &[]).await;
+    let go = server.dir.path().join("go");
+    server.sh("live", &format!("while [ ! -e {} ]; do sleep 0.02; done; echo through", go.display())).await;
+    server.status("live", "running").await;
+    server.sh("waits", "echo later").await;
+    assert_eq!(server.get("/health").await.1["disk"]["low"], false);
+    server.kill9();
+    // More than any disk has.
+    let bound = 1_u64 << 60;
+    server.args.extend(["--disk-free-min-bytes".to_owned(), bound.to_string()]);
+    server.up().await;
+
+    let body = json!({ "run_id": "new", "command": "/bin/true" });
+    let (status, answer) = server.post("/v1/runs", &body).await;
+    let error = &answer["error"];
+    assert_eq!((status, &error["code"], &error["dispatch"]), (507, &json!("disk_low"), &json!("not_started")));
+    assert_eq!((&error["min_free_bytes"], &error["key"]), (&json!(bound), &json!("limits.disk_free_min_bytes")));
+    let free = error["free_bytes"].as_u64().unwrap();
+    let message = error["message"].as_str().unwrap();
+    for told in
+        [format!("{} MiB free", free >> 20), format!("{} MiB:", bound >> 20), error["key"].as_str().unwrap().to_owned()]
+    {
+        assert!(message.contains(&told), "{told} is told: {message}");
+    }
+    let chat = json!({ "model": "demo", "messages": [{ "role": "user", "content": "x" }] });
+    let (status, answer) = server.post("/v1/chat/completions", &chat).await;
+    assert_eq!((status, &answer["error"]["code"]), (507, &json!("disk_low")), "{answer}");
+    let disk = server.get("/health").await.1["disk"].clone();
+    assert_eq!((&disk["low"], &disk["min_free_bytes"]), (&json!(true), &json!(bound)), "{disk}");
+    assert_eq!(server.get("/v1/runs/new").await.0, 404, "nothing was stored");
+    let same = json!({ "run_id": "waits", "command": "/bin/sh", "args": ["-c", "echo later"] });
+    assert_eq!(server.post("/v1/runs", &same).await.0, 200, "what is there is attached to");
+    std::fs::write(&go, "").unwrap();
+    for (id, text) in [("live", "through\n"), ("waits", "later\n")] {
+        assert_eq!(server.end(id).await["output_text"], text);
+    }
+
+    // The last word is the option's: without a bound the same request is taken.
+    server.kill9();
+    server.args.truncate(2);
+    server.args.extend(["--disk-free-min-bytes", "0", "--disk-free-min-percent", "0"].map(str::to_owned));
+    server.env.push(("LONGHAUL_DISK_FREE_MIN_BYTES".to_owned(), bound.to_string()));
+    server.up().await;
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    assert_eq!(server.end("new").await["status"], "completed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bound_is_looked_at_for_each_run_and_not_once() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(small) = Small::mount(place.path().join("small"), 64) else { return };
+    let mut server = Server::start_prepared(|dir| {
+        std::fs::create_dir_all(small.path.join("data")).unwrap();
+        link_data_to(dir, &small.path);
+    })
+    .await;
+    server.kill9();
+    server.args.extend(["--disk-free-min-percent", "40"].map(str::to_owned));
+    server.up().await;
+    server.sh("before", "true").await;
+    server.end("before").await;
+    let filler = small.path.join("filler");
+    std::fs::write(&filler, vec![0; 40 << 20]).unwrap();
+    let body = json!({ "run_id": "again", "command": "/bin/true" });
+    let (status, answer) = server.post("/v1/runs", &body).await;
+    assert_eq!((status, &answer["error"]["key"]), (507, &json!("limits.disk_free_min_percent")), "{answer}");
+    std::fs::remove_file(&filler).unwrap();
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    assert_eq!(server.end("again").await["status"], "completed");
+}

@@ -96,6 +96,7 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::Unauthorized, "http_server"),
     (ErrorCode::Draining, "http_stream"),
     (ErrorCode::StoreFull, "fault_disk"),
+    (ErrorCode::DiskLow, "fault_disk"),
     (ErrorCode::StoreBusy, "the store's own tests"),
     (ErrorCode::StoreFailed, "the store's own tests"),
     (ErrorCode::CursorExpired, "nothing expires yet"),
@@ -532,6 +533,11 @@ async fn every_bad_request_is_refused_by_name_and_leaves_nothing() {
     addresses(&mut table);
     envelopes(&mut table);
     table.get("/v1/sessions/nobody", 404, "unknown_session", None).fact("session_id", json!("nobody"));
+    table.get("/v1/sessions/nobody/transcript", 404, "unknown_session", None);
+    table.get("/v1/sessions/nobody/events", 404, "unknown_session", None);
+    table.get("/v1/sessions/nobody/events?after=3", 400, "invalid_cursor", Some("after"));
+    table.get("/v1/sessions/nobody/transcript?after=x", 400, "invalid_cursor", Some("after"));
+    table.get("/v1/sessions/nobody/transcript?limit=101", 400, "invalid_field", Some("limit"));
     table.get("/v1/sessions/a%2Fb", 400, "invalid_field", Some("id"));
     table.get("/v1/sessions?after=a/b", 400, "invalid_cursor", Some("after"));
     table.get("/v1/sessions?limit=0", 400, "invalid_field", Some("limit"));

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use longhaul_engine::{DispatchError, Engine, NewRun, Options, Origin, PlaceLimits, Removed, Retention, Sealed};
+use longhaul_engine::{
+    DiskFloor, DispatchError, Engine, NewRun, Options, Origin, PlaceLimits, Removed, Retention, Sealed,
+};
 use longhaul_harness::Permissions;
 use longhaul_model::time::Clock;
 use longhaul_model::{ProjectId, RunId, RunKey, Timestamp};
@@ -47,6 +49,7 @@ async fn engine(store: &MemoryStore, clock: &Hands, dir: &Path, retention: Reten
         exe: env!("CARGO_BIN_EXE_longhaul").into(),
         places: PlaceLimits { live_max: 4, queue_max: 10, ..PlaceLimits::default() },
         retention,
+        disk: DiskFloor::default(),
         output_bytes_max: 1 << 20,
         containment: longhaul_engine::Containment::default(),
         clock: Arc::new(clock.clone()),

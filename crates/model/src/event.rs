@@ -73,6 +73,8 @@ macro_rules! event_types {
 event_types! {
     /// The run was accepted; from here on its id is bound to its digest.
     RunCreated = "run.created",
+    /// The run is a turn of a session; what the user says in it.
+    TurnAccepted = "turn.accepted",
     /// The first event of real work.
     RunStarted = "run.started",
     /// Proven success. Terminal.
@@ -139,6 +141,7 @@ impl EventData {
             Self::ToolCalled(d) => ("tool_call", Cow::from(&*d.call_id)),
             Self::ToolCompleted(d) => ("tool_call", Cow::from(&*d.call_id)),
             Self::RunCreated(_)
+            | Self::TurnAccepted(_)
             | Self::RunStarted(_)
             | Self::RunCompleted(_)
             | Self::RunFailed(_)
@@ -159,6 +162,7 @@ impl EventData {
     fn source(&self) -> &'static str {
         match self {
             Self::RunCreated(_)
+            | Self::TurnAccepted(_)
             | Self::RunStarted(_)
             | Self::RunCompleted(_)
             | Self::RunFailed(_)

@@ -50,6 +50,12 @@ pub const PAGE_BYTES_MAX: usize = 256 << 10;
 
 /// Runs of one page of a list, by default and at most.
 pub const LIST_DEFAULT: usize = 20;
+/// Bytes that must be free on the disk for a new run: room for the output of live runs and for the store's logs.
+pub const DISK_FREE_MIN_BYTES: u64 = 2 << 30;
+
+/// Per cent of the disk that must be free for a new run: file systems slow down before they are full.
+pub const DISK_FREE_MIN_PERCENT: u64 = 5;
+
 /// See [`LIST_DEFAULT`].
 pub const LIST_MAX: usize = 100;
 

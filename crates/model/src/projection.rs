@@ -197,7 +197,8 @@ impl Projection {
             EventData::UsageReported(d) => add_usage(&mut self.totals, d),
             EventData::SessionBound(d) => self.source_session_id = Some(d.source_session_id.clone()),
             EventData::Warning(_) => self.warnings += 1,
-            EventData::MessageDelta(_)
+            EventData::TurnAccepted(_)
+            | EventData::MessageDelta(_)
             | EventData::MessageCompleted(_)
             | EventData::ReasoningDelta(_)
             | EventData::ToolCompleted(_)
@@ -224,6 +225,11 @@ impl Projection {
             out.push_str(&message.text);
         }
         out
+    }
+
+    /// The answer's messages in order, each with its id; bounded together.
+    pub fn messages(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.messages.iter().map(|message| (&*message.id, &*message.text))
     }
 
     /// The reasoning of the main agent, bounded.

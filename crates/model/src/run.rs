@@ -341,6 +341,7 @@ impl RunState {
             EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, d),
             EventData::VerdictReported(d) => self.verdict = Some(d.clone()),
             EventData::RunStarted(_)
+            | EventData::TurnAccepted(_)
             | EventData::MessageDiscarded(_)
             | EventData::SessionBound(_)
             | EventData::Warning(_)

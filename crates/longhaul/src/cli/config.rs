@@ -121,6 +121,8 @@ fn default(name: &str, session: &Session) -> Option<Value> {
         "limits.keep_output" => Value::Text(duration::show(Retention::default().output)),
         "limits.keep_events" => Value::Text(duration::show(Retention::default().events)),
         "limits.keep_bytes" => Value::Number(Retention::default().bytes_max),
+        "limits.disk_free_min_bytes" => Value::Number(limits::DISK_FREE_MIN_BYTES),
+        "limits.disk_free_min_percent" => Value::Number(limits::DISK_FREE_MIN_PERCENT),
         "limits.output_limit" => Value::Number(limits::SPOOL_BYTES_MAX),
         _ => return None,
     })

@@ -83,6 +83,7 @@ impl Renderer {
                 self.note(&mut inks, Paint::Yellow, &format!("attempt {} ({})", d.attempt, d.cause));
             }
             EventData::RunAttemptStarted(_)
+            | EventData::TurnAccepted(_)
             | EventData::RunStarted(_)
             | EventData::VerdictReported(_)
             | EventData::UsageReported(_) => {}

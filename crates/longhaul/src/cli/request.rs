@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use longhaul_api::{Permissions, RunLimits, RunRequest};
-use longhaul_model::{ProjectId, RunId, limits};
+use longhaul_model::{ProjectId, RunId, SessionId, limits};
 
 use super::duration;
 use super::environment::{Environment, TOKEN};
@@ -112,6 +112,7 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         timeout_ms: args.timeout.as_deref().map(timeout_ms).transpose()?,
         tags: tags(&args.tag)?,
         name: args.name.clone(),
+        session_id: session(args)?,
         ..RunRequest::default()
     };
     match work {
@@ -179,6 +180,11 @@ fn run_id(args: &Args) -> Result<RunId, Trouble> {
         None => Ok(RunId::from_uuid(uuid::Uuid::now_v7())),
         Some(id) => RunId::parse(id).map_err(|error| Trouble::new(format!("--id {id:?}: {error}"))),
     }
+}
+
+fn session(args: &Args) -> Result<Option<SessionId>, Trouble> {
+    let Some(id) = &args.session else { return Ok(None) };
+    SessionId::parse(id).map(Some).map_err(|error| Trouble::new(format!("--session {id:?}: {error}")))
 }
 
 /// A name for a command that was given none, so that a list tells commands apart: `make test`, `sleep 30`. No more of the

@@ -110,6 +110,9 @@ pub struct Args {
     /// Id of the run; the same id with the same request attaches to the same run
     #[arg(long, value_name = "RUN_ID")]
     pub id: Option<String>,
+    /// Session that the run is a turn of, in the session's own directory; a new one begins with its first turn
+    #[arg(long, value_name = "SESSION", conflicts_with = "command")]
+    pub session: Option<String>,
     /// What Ctrl-C does
     #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
     pub on_interrupt: OnInterrupt,
@@ -136,7 +139,8 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let text = text(&args, &work, session).await?;
     let client = session.client().await?;
     let place = Place { project: &session.project, environment: &session.environment, local: client.is_local() };
-    let request = request::build(&args, &work, text, &place)?;
+    let mut request = request::build(&args, &work, text, &place)?;
+    go_on(&args, &client, &mut request).await?;
 
     let mut interrupts = Interrupts::listen()?;
     let (client, run, new) = tokio::select! {
@@ -156,6 +160,19 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     };
     let events = Follow::new(session.finder.clone(), client, run.project, run.id, Seq::ZERO);
     follow(session, events, show, args.on_interrupt, &mut interrupts).await
+}
+
+/// A turn of a session that is there works where the session does, whatever directory this is.
+async fn go_on(args: &Args, client: &Client, request: &mut RunRequest) -> Result<(), Trouble> {
+    let (Some(id), Some(project), None) = (&request.session_id, &request.project, &args.cwd) else { return Ok(()) };
+    match client.session(project, id).await {
+        // Left as it is where it is the same, so that the same command means the same run.
+        Ok(found) if found["cwd"].as_str() != request.cwd.as_deref() => request.cwd = None,
+        Ok(_) => {}
+        Err(error) if error.code() == Some("unknown_session") => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
 }
 
 /// The prompt from a file or a pipe, or stdin for a command.

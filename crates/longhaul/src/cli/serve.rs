@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
-use longhaul_engine::Retention;
+use longhaul_engine::{DiskFloor, Retention};
+use longhaul_model::limits;
 use longhaul_supervise::Where;
 
 use super::duration;
@@ -74,6 +75,12 @@ pub struct Args {
     /// [default: own]
     #[arg(long, value_name = "WHERE", value_parser = cgroup)]
     pub cgroup: Option<Where>,
+    /// Bytes that must be free on the disk for a new run; 0 is no bound [default: 2 GiB]
+    #[arg(long, value_name = "BYTES")]
+    pub disk_free_min_bytes: Option<u64>,
+    /// Per cent of the disk that must be free for a new run; 0 is no bound [default: 5]
+    #[arg(long, value_name = "PERCENT")]
+    pub disk_free_min_percent: Option<u64>,
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
@@ -153,6 +160,16 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
             ..kept
         },
         cgroup: args.cgroup.or_else(|| cgroup(config.text("server.cgroup")?).ok()).unwrap_or_default(),
+        disk: DiskFloor {
+            bytes: args
+                .disk_free_min_bytes
+                .or_else(|| number("limits.disk_free_min_bytes"))
+                .unwrap_or(limits::DISK_FREE_MIN_BYTES),
+            percent: args
+                .disk_free_min_percent
+                .or_else(|| number("limits.disk_free_min_percent"))
+                .unwrap_or(limits::DISK_FREE_MIN_PERCENT),
+        },
         output_limit: args.output_limit.map(Into::into).or_else(|| number("limits.output_limit")),
     }))
 }

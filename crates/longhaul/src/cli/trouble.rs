@@ -130,6 +130,7 @@ fn refusal(trouble: Trouble, detail: &longhaul_api::error::ErrorDetail) -> Troub
         "run_not_ended" => trouble.help("both at once: longhaul rm -f RUN"),
         "run_conflict" => trouble.help("take another --id, or leave it out"),
         "saturated" | "queue_full" | "store_busy" => trouble.help("try again in a moment; see: longhaul ps"),
+        "disk_low" => trouble.help("see: longhaul server status   erase old runs: longhaul prune --older-than 7d"),
         "store_full" => trouble.help("make room on the disk of the data directory; see: longhaul server status"),
         "internal" | "store_failed" => {
             trouble.help(format!("request {}; the server's log: longhaul server logs", detail.request_id))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use longhaul_api::error::ErrorDetail;
 use longhaul_api::{CancelReply, ErrorBody, EventList, LiveProof, RunRequest, Snapshot, Why};
-use longhaul_model::{ProjectId, RunId, Seq};
+use longhaul_model::{ProjectId, RunId, Seq, SessionId};
 use reqwest::header::{ACCEPT, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
@@ -239,6 +239,45 @@ impl Client {
         let call = self
             .request(Method::DELETE, &format!("/v1/runs/{run}"), &[("project", project.to_string())])
             .timeout(CALL_TIMEOUT);
+        self.decode(self.send(call).await?).await
+    }
+
+    /// A page of sessions after an id, and where the next one begins.
+    pub async fn sessions(
+        &self,
+        project: &ProjectId,
+        after: Option<&str>,
+    ) -> Result<(Vec<Value>, Option<String>), ClientError> {
+        let mut pairs = vec![("project", project.to_string()), ("limit", "100".to_owned())];
+        pairs.extend(after.map(|after| ("after", after.to_owned())));
+        let mut page: Value = self.get("/v1/sessions", &pairs, Duration::ZERO).await?;
+        let Value::Array(data) = page["data"].take() else {
+            return Err(self.strange("a list of sessions without `data`"));
+        };
+        Ok((data, page["next"].as_str().map(ToOwned::to_owned)))
+    }
+
+    /// A session.
+    pub async fn session(&self, project: &ProjectId, id: &SessionId) -> Result<Value, ClientError> {
+        self.get(&format!("/v1/sessions/{id}"), &[("project", project.to_string())], Duration::ZERO).await
+    }
+
+    /// A page of what was said in a session, after a turn.
+    pub async fn transcript(
+        &self,
+        project: &ProjectId,
+        id: &SessionId,
+        after: Option<u64>,
+    ) -> Result<Value, ClientError> {
+        let mut pairs = vec![("project", project.to_string())];
+        pairs.extend(after.map(|after| ("after", after.to_string())));
+        self.get(&format!("/v1/sessions/{id}/transcript"), &pairs, Duration::ZERO).await
+    }
+
+    /// Forgets a session.
+    pub async fn delete_session(&self, project: &ProjectId, id: &SessionId) -> Result<Value, ClientError> {
+        let pairs = [("project", project.to_string())];
+        let call = self.request(Method::DELETE, &format!("/v1/sessions/{id}"), &pairs).timeout(CALL_TIMEOUT);
         self.decode(self.send(call).await?).await
     }
 

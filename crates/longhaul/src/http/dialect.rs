@@ -73,7 +73,8 @@ impl Dialect {
 /// Whether a request is one for a stream without names, as far as the door can see.
 pub(super) fn is_asked(request: &Request) -> bool {
     let path = request.uri().path();
-    let streams = path == "/v1/events" || (path.starts_with("/v1/runs/") && path.ends_with("/events"));
+    let of_one = ["/v1/runs/", "/v1/sessions/"].iter().any(|of| path.starts_with(of)) && path.ends_with("/events");
+    let streams = path == "/v1/events" || of_one;
     let asked = |part: &str| part.split_once('=') == Some((PARAMETER, EVENTSOURCE));
     request.method() == Method::GET && streams && request.uri().query().is_some_and(|q| q.split('&').any(asked))
 }

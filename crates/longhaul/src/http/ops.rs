@@ -41,9 +41,14 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
     let drift = app.engine.drift();
     let store: Map<String, Value> =
         app.engine.store().health().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    let disk = rustix::fs::statvfs(&*app.data_dir).ok().map(
-        |disk| json!({ "free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize }),
-    );
+    let disk = app.engine.disk().map(|disk| {
+        json!({
+            "free_bytes": disk.free_bytes,
+            "total_bytes": disk.total_bytes,
+            "min_free_bytes": disk.min_free_bytes,
+            "low": disk.is_low(),
+        })
+    });
     Json(json!({
         "status": if app.engine.is_draining() { "draining" } else { "ok" },
         "version": crate::VERSION,

@@ -215,6 +215,13 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 .fact("live", full.live)
                 .fact("live_max", full.live_max),
         ),
+        DispatchError::DiskLow(low) => not_started(
+            Problem::new(ErrorCode::DiskLow, low.to_string())
+                .fact("free_bytes", low.0.free_bytes)
+                .fact("min_free_bytes", low.0.min_free_bytes)
+                .fact("total_bytes", low.0.total_bytes)
+                .fact("key", low.0.key),
+        ),
         DispatchError::Draining => {
             not_started(Problem::new(ErrorCode::Draining, "the server is stopping; try again in a moment"))
         }

@@ -78,7 +78,8 @@ pub(super) async fn create(
     let mut response = if streaming {
         follow(&app, &asked.key, &start, asked::delivered(&app, &asked)).await?
     } else {
-        let view = if background { runs::view(&app, &asked.key).await? } else { asked::ended(&app, &asked.key).await? };
+        let view =
+            if background { runs::view(&app, &asked.key).await? } else { asked::ended(&app, &asked.key).await? };
         asked::give(&app, &asked, &object(&app, &view).await?)
     };
     asked::name(&mut response, &asked);

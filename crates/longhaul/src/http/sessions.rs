@@ -30,12 +30,12 @@ fn shown(app: &App, session: &Session) -> Value {
     })
 }
 
-fn key(query: &Query, id: &str) -> Result<SessionKey, Failure> {
+pub(super) fn key(query: &Query, id: &str) -> Result<SessionKey, Failure> {
     let id = SessionId::parse(id).map_err(|e| Problem::invalid("id", e.to_string()))?;
     Ok(SessionKey { project: query.project()?.unwrap_or_else(ProjectId::default_project), id })
 }
 
-fn not_found(key: &SessionKey) -> Failure {
+pub(super) fn not_found(key: &SessionKey) -> Failure {
     let text = format!("there is no session {} in project {}", key.id, key.project);
     Problem::new(ErrorCode::UnknownSession, text).fact("session_id", key.id.as_str()).into()
 }

@@ -24,6 +24,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The program under test.
 pub const LONGHAUL: &str = env!("CARGO_BIN_EXE_longhaul");
 
+/// Variables for every server that a test starts: tests run on disks of any size.
+pub const ANY_DISK: [(&str, &str); 2] =
+    [("LONGHAUL_DISK_FREE_MIN_BYTES", "0"), ("LONGHAUL_DISK_FREE_MIN_PERCENT", "0")];
+
 /// Waits until `check` gives something.
 pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -102,6 +106,7 @@ impl Server {
             .arg(self.data())
             .args(["--listen", &listen])
             .args(&self.args)
+            .envs(ANY_DISK)
             .envs(self.env.iter().map(|(n, v)| (n, v)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())

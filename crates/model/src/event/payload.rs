@@ -52,6 +52,17 @@ pub struct RunCreated {
     pub timeout_ms: u64,
 }
 
+/// `turn.accepted`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TurnAccepted {
+    /// The session.
+    pub session_id: SessionId,
+    /// Which of its turns the run is, from 1, in the order in which they were accepted.
+    pub turn: u64,
+    /// What the user says in this turn.
+    pub text: String,
+}
+
 /// `run.attempt_started`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunAttemptStarted {
