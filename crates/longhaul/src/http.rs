@@ -22,6 +22,7 @@ mod reply;
 mod runs;
 mod sessions;
 mod sse;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -65,6 +66,8 @@ pub struct App {
     pub chat_retries: Arc<ChatRetries>,
     /// The data directory, for the disk's figures.
     pub data_dir: Arc<std::path::Path>,
+    /// Who may take this server's place.
+    pub upgrades: Arc<crate::serve::Upgrades>,
 }
 
 impl std::fmt::Debug for App {
@@ -87,6 +90,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/chat/completions", &["post"]),
     ("/v1/models", &["get"]),
     ("/v1/shutdown", &["post"]),
+    ("/v1/upgrade", &["post"]),
     ("/health", &["get"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
@@ -109,6 +113,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/models", get(models::list))
         .route("/v1/shutdown", post(ops::shutdown))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/health", get(ops::health))
         .route("/livez", get(ops::livez))
         .route("/readyz", get(ops::readyz))

@@ -14,6 +14,7 @@ pub mod attempt;
 pub mod control;
 mod durable;
 pub mod exec_stage;
+pub mod handover;
 pub mod input;
 pub mod kill;
 pub mod limits;
