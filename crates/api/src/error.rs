@@ -93,6 +93,8 @@ codes! {
         "The run is not over; cancel it first.";
     RunCancelled = "run_cancelled", 409, "conflict_error", false,
         "The run was cancelled before it gave an answer.";
+    UpgradeRefused = "upgrade_refused", 409, "conflict_error", false,
+        "The other program cannot take over, or one does already; the message says why, and the server goes on as it was.";
     CursorExpired = "cursor_expired", 410, "gone_error", false,
         "Events after the cursor are no longer kept; `earliest` is the first that is.";
     LogExpired = "log_expired", 410, "gone_error", false,

@@ -26,6 +26,7 @@ mod session_events;
 mod sessions;
 mod sse;
 mod transcript;
+mod upgrade;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -69,6 +70,8 @@ pub struct App {
     pub chat_retries: Arc<ChatRetries>,
     /// The data directory, for the disk's figures.
     pub data_dir: Arc<std::path::Path>,
+    /// Who may take this server's place.
+    pub upgrades: Arc<crate::serve::Upgrades>,
 }
 
 impl std::fmt::Debug for App {
@@ -96,6 +99,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/responses/{id}/cancel", &["post"]),
     ("/v1/models", &["get"]),
     ("/v1/shutdown", &["post"]),
+    ("/v1/upgrade", &["post"]),
     ("/health", &["get"]),
     ("/livez", &["get"]),
     ("/readyz", &["get"]),
@@ -123,6 +127,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/responses/{id}/cancel", post(responses::stop))
         .route("/v1/models", get(models::list))
         .route("/v1/shutdown", post(ops::shutdown))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/health", get(ops::health))
         .route("/livez", get(ops::livez))
         .route("/readyz", get(ops::readyz))

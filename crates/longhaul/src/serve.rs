@@ -1,8 +1,14 @@
 //! The server: locks, store, engine, faces, and their orderly end.
 //!
-//! Order at start: lock the data directory → open the store → bind the port → take over runs → write `server.json` →
+//! Order at start: lock the data directory → bind the port → open the store → take over runs → write `server.json` →
 //! answer. Order at the end: refuse new work → tell readers → let go of runs without touching them → close the store.
+//! An upgrade is the same end and the same start with lock and socket kept: by exec of another program, or, where that
+//! fails, in this one.
 //! Owns: the lock, the listener, `server.json`. Never: ends a run.
+
+mod accept;
+mod hold;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,31 +23,23 @@ use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::Store as _;
 use longhaul_store_embedded::EmbeddedStore;
-use longhaul_supervise::lock::{FileLock, Holder, LockError};
-use longhaul_supervise::{Grounds, Where};
-use tokio::net::{TcpListener, TcpSocket};
+use longhaul_supervise::{Grounds, Where, handover, nofile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, App, Door};
+pub use accept::Accepting;
+use hold::Hold;
+pub use upgrade::{Next, Preflight, Refused, Upgrades};
 
 /// The address of a server that is told none: the Durable Streams port.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:4437";
 
-/// Connections that the kernel holds while the server is busy: thousands of readers come back at once after a restart.
-const BACKLOG: u32 = 4096;
-
 /// How long open requests may take to end once the server drains.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long the lock of a dead holder is waited for: its unborn child executes within milliseconds.
-const HEIR_LOCK_WAIT: Duration = Duration::from_secs(5);
-
-/// How long a held port is waited for; short, since a living holder must be named within a second.
-const HEIR_PORT_WAIT: Duration = Duration::from_millis(400);
-
-/// How often.
-const HEIR_RETRY: Duration = Duration::from_millis(5);
+/// How long connections that were accepted before an upgrade have to bring their request.
+const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
 /// How to serve.
 #[derive(Debug, Clone)]
@@ -141,28 +139,51 @@ impl Clock for SystemClock {
     }
 }
 
+/// Why a server let go of its runs.
+enum End {
+    /// It was told to stop.
+    Stopped,
+    /// This one is to take over.
+    Upgrade(Next),
+}
+
 /// Serves until told to stop; the exit status.
 pub fn run(options: Options) -> u8 {
     crate::telemetry::start(options.log_json);
-    // Each reader and each live run costs descriptors; agents get the old limit back.
-    let descriptors = longhaul_supervise::nofile::raise();
-    tracing::debug!(descriptors, "descriptors that may be open");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(512 << 10).build();
-    let served = match runtime {
-        Ok(runtime) => {
-            let served = runtime.block_on(serve(&options));
-            // A reader of a slow disk must not hold the end up.
-            runtime.shutdown_timeout(Duration::from_secs(1));
-            served
-        }
-        Err(source) => Err(ServeError::Io { what: "could not start the runtime".to_owned(), source }),
-    };
+    let served = Hold::inherit(&options.data_dir).and_then(|hold| serve_on(&options, hold));
     match served {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("longhaul: {}", chain(&error));
             error.status()
         }
+    }
+}
+
+/// One server after the other on the same lock and socket: the next one after an upgrade that did not come about.
+fn serve_on(options: &Options, mut hold: Option<Hold>) -> Result<(), ServeError> {
+    let upgrades = Arc::new(Upgrades::new());
+    // A signal that comes while no server listens for it waits for the next one.
+    handover::hold_signals().map_err(|source| ServeError::Io { what: "could not hold signals".to_owned(), source })?;
+    loop {
+        // Each reader and each live run costs descriptors; agents get the old limit back.
+        let descriptors = nofile::raise();
+        tracing::debug!(descriptors, "descriptors that may be open");
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(512 << 10).build();
+        let runtime =
+            runtime.map_err(|source| ServeError::Io { what: "could not start the runtime".to_owned(), source })?;
+        let ended = runtime.block_on(serve(options, &mut hold, &upgrades));
+        // A reader of a slow disk must not hold the end up.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        let (next, held) = match (ended?, &hold) {
+            (End::Upgrade(next), Some(held)) => (next, held),
+            (End::Stopped | End::Upgrade(_), _) => return Ok(()),
+        };
+        nofile::lower();
+        let error = held.hand_to(&next.program, upgrades.args());
+        tracing::error!(program = %next.program.display(), %error, "could not become another program; going on");
+        upgrades.set_failure(Some(format!("{} could not be executed: {error}", next.program.display())));
+        upgrades.withdraw();
     }
 }
 
@@ -176,8 +197,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn serve(options: &Options) -> Result<(), ServeError> {
-    let started = Instant::now();
+/// What must hold of the options before anything is touched; the address to listen on.
+fn check(options: &Options) -> Result<SocketAddr, ServeError> {
     let listen = options.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
     if let Some(mistake) = place_limits(options).mistake() {
         return Err(ServeError::Config(mistake));
@@ -201,14 +222,45 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
             "{address} can be reached from elsewhere and needs a token: give --token-file, or listen on 127.0.0.1"
         )));
     }
+    Ok(address)
+}
+
+/// Whether this program could take the place of the server that runs on the data directory; the exit status. Touches
+/// nothing.
+pub fn preflight(options: &Options) -> u8 {
+    let store = || {
+        longhaul_store_embedded::can_open(options.data_dir.join("store"))
+            .map_err(|error| ServeError::Store(chain(&error)))
+    };
+    match check(options).and_then(|_| store()) {
+        Ok(()) => {
+            println!("{}", serde_json::json!(Preflight::own()));
+            0
+        }
+        Err(error) => {
+            eprintln!("longhaul: {}", chain(&error));
+            error.status()
+        }
+    }
+}
+
+async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrades>) -> Result<End, ServeError> {
+    let started = Instant::now();
+    let address = check(options)?;
     let metrics = crate::telemetry::metrics();
-    let lock = lock(&options.data_dir).await?;
-    let listener = bind_patiently(address).await?;
-    let bound = listener.local_addr().map_err(|source| ServeError::Io { what: "no address".to_owned(), source })?;
-    let holder = Holder { pid: std::process::id(), address: bound.to_string() };
-    if let Err(error) = lock.write_holder(&holder) {
-        // The kernel's lock is what counts; the note in it only helps whoever is refused.
-        tracing::warn!(%error, "could not write who holds the data directory");
+    let stop = CancellationToken::new();
+    let ended = signals(stop.clone(), Arc::clone(upgrades))?;
+    let inherited = reap_inherited()?;
+    let hold = match hold {
+        Some(hold) => hold,
+        none @ None => none.insert(Hold::take(&options.data_dir, address).await?),
+    };
+    let bound = hold.bound;
+    if address.port() != 0 && address != bound {
+        tracing::warn!(%bound, configured = %address, "an upgrade keeps the address; a restart takes the configured one");
+    }
+    if !bound.ip().is_loopback() && options.token.is_none() {
+        return Err(ServeError::Config(format!("the server listens on {bound} and needs a token: give --token-file")));
     }
     let store = Arc::new(open_store(&options.data_dir)?);
     let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
@@ -218,9 +270,9 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         address: bound.to_string(),
         pid: std::process::id().cast_signed(),
         version: crate::VERSION.to_owned(),
-        nonce: format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
+        nonce: nonce_of(&options.data_dir, bound),
     };
-    let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+    let (draining, no_more) = (CancellationToken::new(), CancellationToken::new());
     let app = App {
         engine: engine.clone(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
@@ -232,8 +284,9 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         address: info.address.as_str().into(),
         chat_retries: Arc::default(),
         data_dir: options.data_dir.as_path().into(),
+        upgrades: Arc::clone(upgrades),
     };
-    let ended = signals(stop.clone())?;
+    let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };
     let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>())
         .with_graceful_shutdown({
             let draining = draining.clone();
@@ -244,8 +297,19 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
         recovered = recovery.recovered, ready_ms = started.elapsed().as_millis() as u64, "ready");
-    stop.cancelled().await;
-    tracing::info!("draining; runs go on");
+    let end = tokio::select! {
+        biased;
+        () = stop.cancelled() => End::Stopped,
+        next = upgrades.wanted() => End::Upgrade(next),
+    };
+    if let End::Upgrade(next) = &end {
+        tracing::info!(program = %next.program.display(), version = next.version, "handing over; runs go on");
+        // From here on whoever comes waits in the socket's queue; those who are here may ask their last.
+        no_more.cancel();
+        tokio::time::sleep(LAST_REQUESTS).await;
+    } else {
+        tracing::info!("draining; runs go on");
+    }
     engine.refuse();
     draining.cancel();
     if tokio::time::timeout(DRAIN, face).await.is_err() {
@@ -253,83 +317,36 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     }
     engine.shutdown().await;
     announced.abort();
-    remove_info(&options.data_dir, &info);
+    // A stop that came in the middle of an upgrade is a stop.
+    let end = if stop.is_cancelled() { End::Stopped } else { end };
+    if matches!(end, End::Stopped) {
+        remove_info(&options.data_dir, &info);
+    }
     store.close().await.map_err(|error| ServeError::Store(error.to_string()))?;
     ended.abort();
-    drop(lock);
-    tracing::info!("stopped");
-    Ok(())
+    inherited.abort();
+    // From here on a signal waits.
+    handover::hold_signals().map_err(|source| ServeError::Io { what: "could not hold signals".to_owned(), source })?;
+    if stop.is_cancelled() || matches!(end, End::Stopped) {
+        tracing::info!("stopped");
+        return Ok(End::Stopped);
+    }
+    Ok(end)
 }
 
-/// Takes the data directory. A killed server may have been about to launch a shim: then its unborn child holds the lock
-/// for a moment more, until it executes, although the holder that the lock names is dead.
-async fn lock(data_dir: &Path) -> Result<FileLock, ServeError> {
-    let until = Instant::now() + HEIR_LOCK_WAIT;
-    loop {
-        match try_lock(data_dir) {
-            Err(ServeError::DirectoryHeld { pid, .. }) if !pid.is_some_and(is_alive) && Instant::now() < until => {
-                tokio::time::sleep(HEIR_RETRY).await;
+/// Waits for the shims that the program before started in this process: nobody else can.
+fn reap_inherited() -> Result<tokio::task::JoinHandle<()>, ServeError> {
+    let mut children = handover::children().unwrap_or_default();
+    let mut ended = signal(SignalKind::child())
+        .map_err(|source| ServeError::Io { what: "could not listen for signals".to_owned(), source })?;
+    Ok(tokio::spawn(async move {
+        loop {
+            handover::reap(&mut children);
+            if children.is_empty() || ended.recv().await.is_none() {
+                return;
             }
-            locked => return locked,
         }
-    }
-}
-
-/// Whether a process is there and not dead already.
-fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-}
-
-/// Listens; the same unborn child may hold the port for a moment more than the lock.
-async fn bind_patiently(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let until = Instant::now() + HEIR_PORT_WAIT;
-    loop {
-        match bind(address) {
-            Err(ServeError::AddressHeld { .. }) if Instant::now() < until => tokio::time::sleep(HEIR_RETRY).await,
-            bound => return bound,
-        }
-    }
-}
-
-fn try_lock(data_dir: &Path) -> Result<FileLock, ServeError> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let io = |what: String| move |source| ServeError::Io { what, source };
-    for dir in [data_dir.to_owned(), data_dir.join("runs"), data_dir.join("work")] {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(io(format!("could not make the directory {}", dir.display())))?;
-    }
-    match FileLock::try_exclusive(&data_dir.join("lock")) {
-        Ok(lock) => Ok(lock),
-        Err(LockError::Held { holder, .. }) => Err(ServeError::DirectoryHeld {
-            dir: data_dir.to_owned(),
-            pid: holder.as_ref().map(|h| h.pid),
-            holder: holder.map_or_else(
-                || "another server that is starting".to_owned(),
-                |h| format!("the server with pid {} at {}", h.pid, h.address),
-            ),
-        }),
-        Err(LockError::Io { path, source }) => Err(io(format!("could not lock {}", path.display()))(source)),
-    }
-}
-
-fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-    let listening = socket.and_then(|socket| {
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    });
-    listening.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ServeError::AddressHeld {
-            address: address.to_string(),
-            holder: crate::port_holder::find(address).unwrap_or_else(|| "another process".to_owned()),
-        },
-        _ => ServeError::Io { what: format!("could not listen on {address}"), source },
-    })
+    }))
 }
 
 fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
@@ -380,22 +397,44 @@ fn containment(options: &Options) -> Containment {
     Containment { grounds }
 }
 
-/// Turns SIGTERM and SIGINT into the server's end. SIGHUP means a terminal went away, which is nobody's wish.
-fn signals(stop: CancellationToken) -> Result<tokio::task::JoinHandle<()>, ServeError> {
+/// Turns SIGTERM and SIGINT into the server's end, and SIGUSR2 into an upgrade to what is installed. SIGHUP means a
+/// terminal went away, which is nobody's wish.
+fn signals(stop: CancellationToken, upgrades: Arc<Upgrades>) -> Result<tokio::task::JoinHandle<()>, ServeError> {
     let io = |source| ServeError::Io { what: "could not listen for signals".to_owned(), source };
     let mut term = signal(SignalKind::terminate()).map_err(io)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(io)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(io)?;
+    let mut upgrade = signal(SignalKind::user_defined2()).map_err(io)?;
+    handover::release_signals().map_err(io)?;
     Ok(tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = term.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {}
+                _ = upgrade.recv() => drop(tokio::spawn(upgrade_installed(Arc::clone(&upgrades)))),
             }
         }
         stop.cancel();
     }))
+}
+
+async fn upgrade_installed(upgrades: Arc<Upgrades>) {
+    if let Err(refused) = upgrades.ask(None).await {
+        tracing::error!(why = %refused, "no upgrade");
+    }
+}
+
+/// The nonce that `/livez` proves: that of the program before in this process, so that a client which read it meanwhile
+/// knows the server again.
+fn nonce_of(data_dir: &Path, bound: SocketAddr) -> String {
+    let before =
+        std::fs::read(info_path(data_dir)).ok().and_then(|text| serde_json::from_slice::<ServerInfo>(&text).ok());
+    let ours = before.filter(|info| info.pid == std::process::id().cast_signed() && info.address == bound.to_string());
+    match ours {
+        Some(info) if !info.nonce.is_empty() => info.nonce,
+        _ => format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
+    }
 }
 
 fn info_path(data_dir: &Path) -> PathBuf {

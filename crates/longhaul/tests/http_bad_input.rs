@@ -81,6 +81,7 @@ impl Row {
 
 /// Codes that no request alone can bring about, and where they are tested.
 const ELSEWHERE: &[(ErrorCode, &str)] = &[
+    (ErrorCode::UpgradeRefused, "upgrade"),
     (ErrorCode::SessionConflict, "sessions"),
     (ErrorCode::SessionBusy, "sessions"),
     (ErrorCode::LogExpired, "retention"),
@@ -436,6 +437,7 @@ fn envelopes(table: &mut Table) {
         ("GET", "/v1/runs/live/cancel"),
         ("POST", "/v1/runs/live/events"),
         ("GET", "/v1/shutdown"),
+        ("GET", "/v1/upgrade"),
         ("POST", "/health"),
         ("BREW", "/v1/runs"),
     ] {

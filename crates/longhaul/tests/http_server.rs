@@ -331,6 +331,7 @@ async fn the_health_report_is_whole_and_true() {
         "runs",
         "status",
         "store",
+        "upgrade",
         "uptime_ms",
         "version",
     ];

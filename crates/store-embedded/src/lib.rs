@@ -35,4 +35,4 @@ mod witness;
 pub use error::OpenError;
 pub use options::{Fatal, Options};
 pub use store::EmbeddedStore;
-pub use verify::{Finding, Report, verify};
+pub use verify::{Finding, Report, can_open, verify};

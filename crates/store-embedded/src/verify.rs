@@ -10,7 +10,7 @@ use longhaul_model::{Seq, StreamId};
 use rusqlite::Connection;
 
 use crate::entry;
-use crate::error::{Fault, OpenError, Result};
+use crate::error::{At as _, Fault, OpenError, Result};
 use crate::journal::{self, Journal};
 use crate::library::chunks::Chunk;
 use crate::library::streams::StreamHead;
@@ -99,6 +99,27 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Report, OpenError> {
     let meta = verify_library(dir, &mut report);
     verify_journal(dir, meta.as_ref(), &mut report);
     Ok(report)
+}
+
+/// Whether this version can open the store in `dir`, as far as that shows while another process has it open: by the
+/// version of the library. Changes nothing in it. A directory without a store can be opened.
+///
+/// # Errors
+/// `Newer` if a later version wrote it; others if the version cannot be read.
+pub fn can_open(dir: impl AsRef<Path>) -> Result<(), OpenError> {
+    let dir = dir.as_ref();
+    if [library::FILE, journal::FILE].iter().all(|file| !dir.join(file.name).exists()) {
+        return Ok(());
+    }
+    let look = || -> crate::error::Result<()> {
+        // The logs of files that somebody writes may end in the middle of a frame: not for this look.
+        let conn = library::FILE.connect(dir, Access::Read)?;
+        let version = conn
+            .query_row("SELECT schema_version FROM meta WHERE id = 1", [], |row| row.get(0))
+            .at("longhaul.db: meta")?;
+        library::FILE.check_version(version)
+    };
+    look().map_err(|fault| fault.open(dir))
 }
 
 /// Log, header, pages and schema of one file; gives a connection if it opens.

@@ -15,6 +15,7 @@ pub mod cgroup;
 pub mod control;
 mod durable;
 pub mod exec_stage;
+pub mod handover;
 pub mod input;
 pub mod kill;
 pub mod limits;

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -60,6 +60,13 @@ impl Drop for FileLock {
         if !self.handed_on {
             let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
         }
+    }
+}
+
+impl AsFd for FileLock {
+    /// The descriptor that carries the lock, for a program that takes this one's place.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

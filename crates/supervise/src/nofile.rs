@@ -28,6 +28,15 @@ pub fn raise() -> Option<u64> {
     limit.maximum
 }
 
+/// Puts the soft limit back to what it was before [`raise`], for a program that is to take this one's place.
+pub fn lower() {
+    if let Some(before) = BEFORE.get() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        // Lowering a soft limit cannot fail, and descriptors beyond it stay open.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(*before), maximum });
+    }
+}
+
 /// Tells a shim that is about to be started what to put back.
 pub(crate) fn pass_on(command: &mut Command) {
     if let Some(before) = BEFORE.get() {

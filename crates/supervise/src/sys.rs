@@ -1,8 +1,8 @@
 //! The few system calls that have no safe wrapper.
 //!
 //! Job: closing inherited descriptors, taking over one by number, and default signal dispositions.
-//! Owns: nothing. Never: is called by anything but the first lines of the shim and of its exec stage, while these are
-//! the only thread and hold no descriptor of their own.
+//! Owns: nothing. Never: is called by anything but the first lines of the shim, of its exec stage and of a server that
+//! takes another's place, while these are the only thread and hold no descriptor of their own.
 #![expect(unsafe_code, reason = "close_range, sigaction and from_raw_fd have no safe form in std, rustix or nix")]
 
 use std::io;

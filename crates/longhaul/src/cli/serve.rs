@@ -84,6 +84,9 @@ pub struct Args {
     /// Leave the session, the terminal and the umask of whoever starts this
     #[arg(long, hide = true)]
     pub background: bool,
+    /// Say whether this program could take the place of the one that serves now, and touch nothing
+    #[arg(long, hide = true)]
+    pub preflight: bool,
 }
 
 /// What the options say, else the configuration, which was checked when it was read.
@@ -139,10 +142,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let number = |name| config.number(name);
     let kept = Retention::default();
     let age = |name| config.text(name).and_then(|text| duration::parse(text).ok());
-    if args.background {
-        detach();
-    }
-    Ok(serve::run(serve::Options {
+    let options = serve::Options {
         data_dir,
         listen: args.listen.or_else(|| config.text("server.listen").map(str::to_owned)),
         token,
@@ -171,7 +171,14 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
                 .unwrap_or(limits::DISK_FREE_MIN_PERCENT),
         },
         output_limit: args.output_limit.map(Into::into).or_else(|| number("limits.output_limit")),
-    }))
+    };
+    if args.preflight {
+        return Ok(serve::preflight(&options));
+    }
+    if args.background {
+        detach();
+    }
+    Ok(serve::run(options))
 }
 
 /// Whoever starts a server in the background gives it null, a log and the root directory; the rest it does itself.

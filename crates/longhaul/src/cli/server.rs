@@ -3,7 +3,7 @@
 //! Never: ends a run; a server that stops lets go of its runs and the next one takes over.
 
 use std::io::{Read, Seek, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
@@ -47,6 +47,12 @@ enum Verb {
     Stop,
     /// Stop it and start this version on the same address; runs go on
     Restart,
+    /// Have another version take its place in the same process; runs go on and no connection is refused
+    Upgrade {
+        /// Program that takes over [default: what is installed where the server was started from]
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
     /// Say where it is and how it does; status 1 if it does not run
     Status {
         /// Print the full report as JSON
@@ -75,6 +81,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         Verb::Start { listen } => start(session, listen.as_deref()).await,
         Verb::Stop => stop(session).await,
         Verb::Restart => restart(session).await,
+        Verb::Upgrade { binary } => upgrade(session, binary).await,
     }
 }
 
@@ -118,6 +125,45 @@ async fn restart(session: &Session) -> Result<u8, Trouble> {
     let was = old.map(|old| format!(" (was pid {})", old.info.pid)).unwrap_or_default();
     let line = format!("started server pid {} at {}{was}\n", server.info.pid, server.client.address());
     session.screen.out(&line)?;
+    Ok(0)
+}
+
+async fn upgrade(session: &Session, binary: Option<PathBuf>) -> Result<u8, Trouble> {
+    let data_dir = own_data_dir(session)?;
+    let binary = binary.map(std::path::absolute).transpose()?;
+    // Nobody starts or stops a server meanwhile.
+    let _lock = StartLock::take(data_dir).await.map_err(ClientError::from)?;
+    let Some(server) = local_server(data_dir, session.finder.token.clone()).await? else {
+        return Err(Trouble::new("no server is running").help("start it: longhaul server start"));
+    };
+    let epoch = |health: &Value| health["epoch"].as_u64().unwrap_or(0);
+    let before = server.client.health().await?;
+    let next = server.client.upgrade(binary.as_deref()).await?;
+    let deadline = Instant::now() + STOP_PATIENCE;
+    let after = loop {
+        match server.client.health().await {
+            Ok(health) if epoch(&health) > epoch(&before) => break health,
+            // A connection from before is closed in the middle of it.
+            Ok(_) | Err(ClientError::Unreachable { .. }) if Instant::now() < deadline => {}
+            Ok(_) => {
+                return Err(Trouble::new(format!("nothing took over within {} s", STOP_PATIENCE.as_secs()))
+                    .help("what it says: longhaul server logs"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    if let Some(why) = after["upgrade"]["failure"].as_str() {
+        return Err(Trouble::new(format!("no upgrade: {why}; the server goes on as it was")));
+    }
+    let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+    session.screen.out(&format!(
+        "upgraded server pid {}: {} → {} ({})\n",
+        server.info.pid,
+        text(&before["version"]),
+        text(&after["version"]),
+        text(&next["binary"])
+    ))?;
     Ok(0)
 }
 

@@ -287,6 +287,14 @@ impl Client {
         self.send(call).await.map(drop)
     }
 
+    /// Asks the server to hand over to a program, the installed one if none is named; runs go on. What it says then.
+    pub async fn upgrade(&self, binary: Option<&std::path::Path>) -> Result<Value, ClientError> {
+        let mut body = Map::new();
+        body.extend(binary.map(|path| ("binary".to_owned(), path.to_string_lossy().into())));
+        let call = self.request(Method::POST, "/v1/upgrade", &[]).timeout(CALL_TIMEOUT).json(&body);
+        self.decode(self.send(call).await?).await
+    }
+
     /// The next bytes of a response; `None` at its end.
     pub async fn piece(&self, response: &mut Response) -> Result<Option<bytes::Bytes>, ClientError> {
         response.chunk().await.map_err(|error| self.unreachable(&root_cause(&error)))

@@ -69,6 +69,7 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
         },
         "store": store,
         "disk": disk,
+        "upgrade": { "binary": app.upgrades.installed(), "failure": app.upgrades.failure() },
     }))
 }
 

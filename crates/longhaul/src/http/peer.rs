@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock};
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
-use tokio::net::TcpListener;
+
+use crate::serve::Accepting;
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
@@ -27,8 +28,8 @@ pub struct Peer {
     uid: Arc<OnceLock<Option<u32>>>,
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+impl Connected<IncomingStream<'_, Accepting>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Accepting>) -> Self {
         Self { remote: *stream.remote_addr(), local: stream.io().local_addr().ok(), uid: Arc::default() }
     }
 }
