@@ -10,6 +10,7 @@
 //! ```text
 //! commit run.attempt_started      no directory: nothing can have started; another attempt is made
 //! create aN/ with spec            no lock, no exit: settled as never started under the lock; another attempt
+//! opening frames of its channel   the same
 //! launch the shim                 the same, or the lock is held: it is followed
 //! (shim) started                  followed, or settled as lost if the shim is gone
 //! commit process.started          adopted
@@ -23,6 +24,7 @@ mod commit;
 mod control;
 mod finish;
 mod ingest;
+mod wire;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -117,6 +119,8 @@ pub(crate) struct Owner {
     tail: Seq,
     last_ts: Timestamp,
     cursor: Option<Cursor>,
+    /// The channel of the attempt that is followed, if it has one.
+    wire: Option<wire::Wire>,
     /// Why the output of this run is not read any more: it was tried several times and broke each time.
     poison: Option<String>,
     /// When this server first saw the process live.
@@ -143,6 +147,7 @@ impl Owner {
             tail: Seq::ZERO,
             last_ts: Timestamp::default(),
             cursor: None,
+            wire: None,
             poison: None,
             seen_live: None,
             stop_begun: None,
@@ -207,7 +212,7 @@ impl Owner {
                 }
             }
             self.begin = Some(Begin::Recovering(None));
-            (self.state, self.tail, self.cursor) = (RunState::default(), Seq::ZERO, None);
+            (self.state, self.tail, self.cursor, self.wire) = (RunState::default(), Seq::ZERO, None, None);
         }
         self.engine.forget(&key);
     }

@@ -3,12 +3,13 @@
 //! Job: the command line (`plan`) and the parser (`parse`), written against recorded runs of the versions 2.1.329
 //! and 2.1.197. Never: trusts the exit status, which is 0 after an interrupt.
 
+mod channel;
 mod parse;
 mod plan;
 mod stream;
 mod verdict;
 
-use longhaul_model::event::Driver;
+use longhaul_model::event::{ApprovalAnswered, ApprovalRequested, Driver};
 use longhaul_model::limits;
 
 use crate::harness::Harness;
@@ -68,5 +69,13 @@ impl Harness for Claude {
 
     fn parser(&self, saved: Option<&[u8]>) -> Result<Box<dyn Parser>, StateError> {
         Ok(Box::new(parse::ClaudeParser::new(saved)?))
+    }
+
+    fn takes_input(&self) -> bool {
+        true
+    }
+
+    fn answer(&self, asked: &ApprovalRequested, answer: &ApprovalAnswered) -> Option<Vec<u8>> {
+        Some(channel::answer(asked, answer))
     }
 }

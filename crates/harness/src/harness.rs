@@ -1,6 +1,6 @@
 //! What every harness is to the rest of the house.
 
-use longhaul_model::event::Driver;
+use longhaul_model::event::{ApprovalAnswered, ApprovalRequested, Driver};
 
 use crate::parser::{Parser, StateError};
 use crate::plan::Plan;
@@ -60,4 +60,14 @@ pub trait Harness: Send + Sync {
     /// # Errors
     /// [`StateError`] if `saved` is not a state of this parser in this version.
     fn parser(&self, saved: Option<&[u8]>) -> Result<Box<dyn Parser>, StateError>;
+
+    /// Whether people can say something to its running agents.
+    fn takes_input(&self) -> bool {
+        false
+    }
+
+    /// What tells the agent the answer to what it asked; `None` if it never asks.
+    fn answer(&self, _asked: &ApprovalRequested, _answer: &ApprovalAnswered) -> Option<Vec<u8>> {
+        None
+    }
 }

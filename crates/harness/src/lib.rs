@@ -7,6 +7,7 @@
 //! Never: reads or writes anything, asks for the time, looks at the environment or starts a process. What a parser
 //! says depends on nothing but the lines it was given, so that a later server can go on where an earlier one stopped.
 
+mod channel;
 mod claude;
 mod codex;
 pub mod demo;
@@ -24,6 +25,7 @@ mod request;
 mod saved;
 mod shape;
 
+pub use channel::{Channel, CloseWhen, FRAME_BYTES_MAX, Frame, Prepared, Reply};
 pub use harness::Harness;
 pub use parser::{Parser, SourceLine, StateError};
 pub use plan::{Plan, Program, StopStep};

@@ -2,6 +2,8 @@
 
 use longhaul_model::event::{EventData, OutputStream};
 
+use crate::channel::Reply;
+
 /// A line of a source's output, or a piece of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceLine<'a> {
@@ -20,7 +22,7 @@ pub struct SourceLine<'a> {
 /// Deterministic: the events follow from the lines alone. Resumable: a parser made from the state after line `k` says
 /// for line `k + 1` and all later ones what the first parser would have said. Total: no bytes make it panic, and no line
 /// of stdout is lost: what it does not understand it gives back as `output.line`.
-pub trait Parser: Send {
+pub trait Parser: Send + Sync {
     /// Its name in a cursor.
     fn id(&self) -> &'static str;
 
@@ -35,6 +37,27 @@ pub trait Parser: Send {
 
     /// What it must remember between two lines: at most 4096 bytes.
     fn state(&self) -> Vec<u8>;
+
+    /// What the protocol must be answered for the lines since the last call, in order. Each is written before the
+    /// events of its line are committed; the same lines give the same ids again.
+    fn take_replies(&mut self) -> Vec<Reply> {
+        Vec::new()
+    }
+
+    /// Whether the agent has dealt with all that it was told of and waits: without more input it may be let go.
+    fn at_rest(&self) -> bool {
+        false
+    }
+
+    /// What says this to the running agent, under an id of ours; `None` while it cannot be said.
+    fn input(&self, _input_id: &str, _text: &str) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// The protocol's own cancel, where it depends on what the agent said; `None` where the plan's stop ladder has it.
+    fn interrupt(&self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// Why saved bytes are not a parser's state.

@@ -2,6 +2,8 @@
 
 use longhaul_model::event::Warning;
 
+use crate::channel::Channel;
+
 /// The program of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Program {
@@ -24,6 +26,13 @@ pub enum StopStep {
         /// How long to wait before the next rung, in milliseconds.
         wait_ms: u64,
     },
+    /// Write the protocol's own cancel into the channel, then wait for the leader's end. Skipped if it is closed.
+    Write {
+        /// What is written, whole; nothing where [`Parser::interrupt`](crate::Parser::interrupt) gives it.
+        bytes: Vec<u8>,
+        /// How long to wait before the next rung, in milliseconds.
+        wait_ms: u64,
+    },
 }
 
 /// What to start, and how to end it.
@@ -33,8 +42,10 @@ pub struct Plan {
     pub program: Program,
     /// Its arguments, without the program's own name. None holds a NUL byte.
     pub args: Vec<String>,
-    /// What its standard input holds, as a file; `None` is `/dev/null`.
+    /// What its standard input holds, as a file; `None` is `/dev/null`, unless there is a channel.
     pub stdin: Option<Vec<u8>>,
+    /// The protocol that is spoken over its standard input; never beside `stdin`.
+    pub channel: Option<Channel>,
     /// Variables that are set whatever the caller's environment holds.
     pub env: Vec<(String, String)>,
     /// Variables that pass from the caller's environment when they are there: a name, or a prefix that ends in `*`.

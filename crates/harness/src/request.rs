@@ -14,10 +14,12 @@ pub enum Permissions {
     Edit,
     /// Everything, unasked.
     Full,
+    /// What the CLI would refuse or ask for at a terminal, it asks for.
+    Ask,
 }
 
 impl Permissions {
-    /// The wire name: `cli`, `read_only`, `edit` or `full`.
+    /// The wire name: `cli`, `read_only`, `edit`, `full` or `ask`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -25,12 +27,13 @@ impl Permissions {
             Self::ReadOnly => "read_only",
             Self::Edit => "edit",
             Self::Full => "full",
+            Self::Ask => "ask",
         }
     }
 
     /// Parses a wire name.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Cli, Self::ReadOnly, Self::Edit, Self::Full].into_iter().find(|p| p.as_str() == text)
+        [Self::Cli, Self::ReadOnly, Self::Edit, Self::Full, Self::Ask].into_iter().find(|p| p.as_str() == text)
     }
 }
 
@@ -83,6 +86,10 @@ impl Request<'_> {
         ];
         if let Some((field, _)) = set.into_iter().find(|(field, set)| *set && !honoured.contains(field)) {
             return Err(PlanError::Unsupported { harness, field });
+        }
+        if self.permissions == Permissions::Ask && !honoured.contains(&"approvals") {
+            let message = format!("ask needs an agent that asks while it works, and {harness} is none");
+            return Err(PlanError::Invalid { field: "permissions", message });
         }
         let texts = [
             ("model", self.model),

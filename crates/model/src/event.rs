@@ -113,6 +113,20 @@ event_types! {
     SessionBound = "session.bound",
     /// The source's own word on how its work ended; a harness run succeeds by nothing else.
     VerdictReported = "verdict.reported",
+    /// The agent waits for a permission.
+    ApprovalRequested = "approval.requested",
+    /// Somebody, or a rule, gave or refused it.
+    ApprovalAnswered = "approval.answered",
+    /// The agent has the answer.
+    ApprovalDelivered = "approval.delivered",
+    /// Nobody waits for the answer any more.
+    ApprovalWithdrawn = "approval.withdrawn",
+    /// A message for the agent was taken.
+    InputAccepted = "input.accepted",
+    /// The agent has the message.
+    InputDelivered = "input.delivered",
+    /// The agent ended before it had the message.
+    InputUndelivered = "input.undelivered",
     /// Something was ignored, truncated or degraded.
     Warning = "warning",
 }
@@ -125,7 +139,9 @@ impl EventData {
 
     /// Whether the event belongs into the feed over many runs: it changes what a list of runs shows.
     pub fn is_lifecycle(&self) -> bool {
-        self.name().starts_with("run.") || matches!(self, Self::ProcessStarted(_) | Self::SessionBound(_))
+        self.name().starts_with("run.")
+            || self.name().starts_with("approval.")
+            || matches!(self, Self::ProcessStarted(_) | Self::SessionBound(_))
     }
 
     /// What the event is about.
@@ -140,6 +156,13 @@ impl EventData {
             Self::ReasoningDelta(d) => ("message", Cow::from(&*d.message_id)),
             Self::ToolCalled(d) => ("tool_call", Cow::from(&*d.call_id)),
             Self::ToolCompleted(d) => ("tool_call", Cow::from(&*d.call_id)),
+            Self::ApprovalRequested(d) => ("approval", Cow::from(&*d.approval_id)),
+            Self::ApprovalAnswered(d) => ("approval", Cow::from(&*d.approval_id)),
+            Self::ApprovalDelivered(d) => ("approval", Cow::from(&*d.approval_id)),
+            Self::ApprovalWithdrawn(d) => ("approval", Cow::from(&*d.approval_id)),
+            Self::InputAccepted(d) => ("input", Cow::from(&*d.input_id)),
+            Self::InputDelivered(d) => ("input", Cow::from(&*d.input_id)),
+            Self::InputUndelivered(d) => ("input", Cow::from(&*d.input_id)),
             Self::RunCreated(_)
             | Self::TurnAccepted(_)
             | Self::RunStarted(_)
@@ -170,6 +193,12 @@ impl EventData {
             | Self::RunCancelRequested(_)
             | Self::RunAdopted(_)
             | Self::RunAttemptStarted(_)
+            | Self::ApprovalAnswered(_)
+            | Self::ApprovalDelivered(_)
+            | Self::ApprovalWithdrawn(_)
+            | Self::InputAccepted(_)
+            | Self::InputDelivered(_)
+            | Self::InputUndelivered(_)
             | Self::Warning(_)
             | Self::Unknown { .. } => "engine",
             Self::ProcessStarted(_) | Self::ProcessExited(_) => "shim",
@@ -182,6 +211,7 @@ impl EventData {
             | Self::ToolCompleted(_)
             | Self::UsageReported(_)
             | Self::SessionBound(_)
+            | Self::ApprovalRequested(_)
             | Self::VerdictReported(_) => "harness",
         }
     }
@@ -190,7 +220,7 @@ impl EventData {
 /// What an event is about: the `subject` member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject<'a> {
-    /// `run`, `attempt`, `process`, `message` or `tool_call`.
+    /// `run`, `attempt`, `process`, `message`, `tool_call`, `approval` or `input`.
     pub kind: Cow<'a, str>,
     /// Its id.
     pub id: Cow<'a, str>,

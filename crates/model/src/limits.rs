@@ -89,6 +89,21 @@ pub const ARG_BYTES_MAX: usize = 120 << 10;
 /// Runs of one session that wait behind the one that works.
 pub const SESSION_QUEUE_MAX: usize = 16;
 
+/// Messages into a live run that its agent has not taken yet.
+pub const INPUTS_OPEN_MAX: usize = 16;
+
+/// Bytes of one message into a live run.
+pub const INPUT_BYTES_MAX: usize = 1 << 20;
+
+/// Questions of one run that wait for an answer; more are refused to the agent at once.
+pub const APPROVALS_OPEN_MAX: usize = 64;
+
+/// Settled questions that a snapshot's row remembers; all are in the log.
+pub const APPROVALS_KEPT: usize = 64;
+
+/// Rules by which questions are answered.
+pub const APPROVAL_RULES_MAX: usize = 100;
+
 /// Tags of a run.
 pub const TAGS_MAX: usize = 50;
 

@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Cost, Driver, Event, EventData, ExitInfo, Failure, OutputStream, Totals, Usage, UsageReported};
+use crate::event::{
+    ApprovalRequested, Cost, Decision, Driver, Event, EventData, ExitInfo, Failure, OutputStream, Totals, Usage,
+    UsageReported,
+};
 use crate::id::{ProjectId, RunId, Seq, SessionId};
 use crate::limits;
 use crate::run::Status;
@@ -34,6 +37,36 @@ pub(crate) fn add_usage(totals: &mut Totals, report: &UsageReported) {
             }
             _ => cost.clone(),
         });
+    }
+}
+
+/// A question of the agent as people see it; its arguments are in the event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalSeen {
+    /// Its number in the run.
+    pub approval_id: String,
+    /// `open`, `answered`, `delivered` or `withdrawn`.
+    pub status: String,
+    /// The tool.
+    pub tool: String,
+    /// What an answer is bound to.
+    pub digest: String,
+    /// When it was asked.
+    pub requested_at: Timestamp,
+    /// The event that asked.
+    pub seq: Seq,
+    /// The answer.
+    pub decision: Option<Decision>,
+    /// Who gave it.
+    pub by: Option<String>,
+    /// Why it was given, or why it is not waited for any more.
+    pub reason: Option<String>,
+}
+
+impl ApprovalSeen {
+    /// Whether it waits for an answer.
+    pub fn is_open(&self) -> bool {
+        self.status == "open"
     }
 }
 
@@ -104,6 +137,9 @@ pub struct Projection {
     pub updated_at: Timestamp,
     /// Whether `output_text` lacks text for its bound.
     pub output_truncated: bool,
+    /// What the agent asked, oldest first; of those that are settled only the last ones.
+    #[serde(default)]
+    pub approvals: Vec<ApprovalSeen>,
     messages: Vec<Message>,
     text_bytes: usize,
     #[serde(default)]
@@ -143,6 +179,7 @@ impl Projection {
             ended_at: None,
             updated_at: event.ts,
             output_truncated: false,
+            approvals: Vec::new(),
             messages: Vec::new(),
             text_bytes: 0,
             reasoning: String::new(),
@@ -197,10 +234,22 @@ impl Projection {
             EventData::UsageReported(d) => add_usage(&mut self.totals, d),
             EventData::SessionBound(d) => self.source_session_id = Some(d.source_session_id.clone()),
             EventData::Warning(_) => self.warnings += 1,
+            EventData::ApprovalRequested(d) => self.asks(d, event),
+            EventData::ApprovalAnswered(d) => self.settle(&d.approval_id, "answered", |seen| {
+                (seen.decision, seen.by) = (Some(d.decision), Some(d.by.clone()));
+                seen.reason.clone_from(&d.reason);
+            }),
+            EventData::ApprovalDelivered(d) => self.settle(&d.approval_id, "delivered", |_| {}),
+            EventData::ApprovalWithdrawn(d) => {
+                self.settle(&d.approval_id, "withdrawn", |seen| seen.reason = Some(d.reason.clone()));
+            }
             EventData::TurnAccepted(_)
             | EventData::MessageDelta(_)
             | EventData::MessageCompleted(_)
             | EventData::ReasoningDelta(_)
+            | EventData::InputAccepted(_)
+            | EventData::InputDelivered(_)
+            | EventData::InputUndelivered(_)
             | EventData::ToolCompleted(_)
             | EventData::VerdictReported(_)
             | EventData::Unknown { .. } => {}
@@ -235,6 +284,38 @@ impl Projection {
     /// The reasoning of the main agent, bounded.
     pub fn reasoning_text(&self) -> &str {
         &self.reasoning
+    }
+
+    /// Questions that wait for an answer, oldest first.
+    pub fn open_approvals(&self) -> impl Iterator<Item = &ApprovalSeen> {
+        self.approvals.iter().filter(|seen| seen.is_open())
+    }
+
+    fn asks(&mut self, asked: &ApprovalRequested, event: &Event) {
+        let settled = |seen: &ApprovalSeen| matches!(&*seen.status, "delivered" | "withdrawn");
+        if self.approvals.iter().filter(|seen| settled(seen)).count() >= limits::APPROVALS_KEPT
+            && let Some(oldest) = self.approvals.iter().position(settled)
+        {
+            self.approvals.remove(oldest);
+        }
+        self.approvals.push(ApprovalSeen {
+            approval_id: asked.approval_id.clone(),
+            status: "open".to_owned(),
+            tool: asked.tool.clone(),
+            digest: asked.digest.clone(),
+            requested_at: event.ts,
+            seq: event.seq,
+            decision: None,
+            by: None,
+            reason: None,
+        });
+    }
+
+    fn settle(&mut self, id: &str, status: &str, change: impl FnOnce(&mut ApprovalSeen)) {
+        if let Some(seen) = self.approvals.iter_mut().rev().find(|seen| seen.approval_id == id) {
+            status.clone_into(&mut seen.status);
+            change(seen);
+        }
     }
 
     fn line(&mut self, line: &crate::event::OutputLine) {

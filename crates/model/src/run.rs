@@ -13,16 +13,18 @@
 
 mod decide;
 mod outcome;
+mod talk;
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    Driver, EventData, Failure, ProcessExited, ProcessStarted, ResourceUse, RunCancelRequested, RunCreated, Totals,
-    VerdictReported,
+    ApprovalAnswered, Driver, EventData, Failure, InputAccepted, ProcessExited, ProcessStarted, ResourceUse,
+    RunCancelRequested, RunCreated, Totals, VerdictReported,
 };
 use crate::id::{AttemptNo, Epoch};
 
 pub use decide::{Rejection, decide};
+pub use talk::{Approval, DROPPED, LIVE, NEXT_TURN, Talk};
 
 /// A run's status as the wire names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -197,6 +199,10 @@ pub enum Command {
     Adopt,
     /// Somebody wants the end.
     RequestCancel(RunCancelRequested),
+    /// Somebody says something to the agent.
+    AcceptInput(InputAccepted),
+    /// Somebody answers a question of the agent.
+    AnswerApproval(ApprovalAnswered),
     /// The witness says that the whole tree is gone.
     Exit(Box<Exit>),
     /// It will never be started.
@@ -249,6 +255,10 @@ pub struct RunState {
     pub totals: Totals,
     /// The exit of the last attempt, between `process.exited` and the terminal event.
     pub last_exit: Option<ProcessExited>,
+    /// Whether it is a turn of a session.
+    pub in_session: bool,
+    /// What is open between the agent and people.
+    pub talk: Talk,
 }
 
 impl Default for RunState {
@@ -263,6 +273,8 @@ impl Default for RunState {
             never_started: 0,
             totals: Totals::default(),
             last_exit: None,
+            in_session: false,
+            talk: Talk::default(),
         }
     }
 }
@@ -293,6 +305,7 @@ impl RunState {
             EventData::RunCreated(d) => {
                 self.phase = Phase::Queued;
                 self.driver = d.driver;
+                self.in_session = d.session_id.is_some();
             }
             EventData::RunAttemptStarted(d) => {
                 self.phase = Phase::Starting { attempt: d.attempt };
@@ -340,6 +353,13 @@ impl RunState {
             EventData::ReasoningDelta(_) | EventData::ToolCompleted(_) => self.verdict = None,
             EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, d),
             EventData::VerdictReported(d) => self.verdict = Some(d.clone()),
+            EventData::ApprovalRequested(_)
+            | EventData::ApprovalAnswered(_)
+            | EventData::ApprovalDelivered(_)
+            | EventData::ApprovalWithdrawn(_)
+            | EventData::InputAccepted(_)
+            | EventData::InputDelivered(_)
+            | EventData::InputUndelivered(_) => self.talk.evolve(event),
             EventData::RunStarted(_)
             | EventData::TurnAccepted(_)
             | EventData::MessageDiscarded(_)

@@ -8,7 +8,7 @@
 //!                      └──────────── body: length bytes ────────────┘            are of the body)
 //! ```
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -135,7 +135,8 @@ pub struct InputLog {
     file: File,
     path: PathBuf,
     len: u64,
-    seen: HashSet<String>,
+    /// Each input's id, and where it ends.
+    seen: HashMap<String, u64>,
     closed: bool,
     broken: bool,
 }
@@ -150,11 +151,11 @@ impl InputLog {
         let io = |source| InputError::Io { path: path.clone(), source };
         let file = OpenOptions::new().read(true).append(true).mode(0o600).open(&path).map_err(io)?;
         let found = file.metadata().map_err(io)?.len();
-        let mut log = Self { file, path: path.clone(), len: 0, seen: HashSet::new(), closed: false, broken: false };
+        let mut log = Self { file, path: path.clone(), len: 0, seen: HashMap::new(), closed: false, broken: false };
         while let Some(frame) = frame_at(&log.file, log.len, found).map_err(io)? {
             log.len = frame.end;
             log.closed |= frame.kind == Kind::Close;
-            log.seen.insert(frame.id);
+            log.seen.insert(frame.id, frame.end);
         }
         if log.len < found {
             log.file.set_len(log.len).and_then(|()| log.file.sync_all()).map_err(io)?;
@@ -180,7 +181,18 @@ impl InputLog {
 
     /// Whether an input of this id is in the log.
     pub fn holds(&self, id: &str) -> bool {
-        self.seen.contains(id)
+        self.seen.contains_key(id)
+    }
+
+    /// Where the input of this id ends in the log, if it is there: the shim has dealt with it once its own length of the
+    /// input reaches this.
+    pub fn end_of(&self, id: &str) -> Option<u64> {
+        self.seen.get(id).copied()
+    }
+
+    /// Whether no more input is taken.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// The log's length, all of it whole frames.
@@ -189,7 +201,7 @@ impl InputLog {
     }
 
     fn write(&mut self, id: &str, epoch: u64, kind: u8, payload: &[u8]) -> Result<Appended, InputError> {
-        if self.seen.contains(id) {
+        if self.seen.contains_key(id) {
             return Ok(Appended::AlreadyThere);
         }
         if self.closed {
@@ -206,7 +218,7 @@ impl InputLog {
         }
         self.append_synced(&frame).map_err(|source| InputError::Io { path: self.path.clone(), source })?;
         self.closed = kind == CLOSE;
-        self.seen.insert(id.to_owned());
+        self.seen.insert(id.to_owned(), self.len);
         Ok(Appended::New { end: self.len })
     }
 

@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longhaul_harness::{Plan, Program, StopStep};
+use longhaul_harness::{CloseWhen, Plan, Program, StopStep};
 use longhaul_model::event::{Driver, ProcessStarted, Warning};
 use longhaul_model::run::{Command, Phase};
 use longhaul_model::{AttemptNo, limits};
@@ -100,7 +100,11 @@ impl Owner {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-            AttemptDir::create(&path, &spec, &env, plan.stdin.as_deref()).map_err(io_error)
+            let dir = AttemptDir::create(&path, &spec, &env, plan.stdin.as_deref()).map_err(io_error)?;
+            if let Some(channel) = &plan.channel {
+                super::wire::prepare(&dir, channel, spec.epoch)?;
+            }
+            Ok(dir)
         });
         // The directory is made while the intent is committed; the launch waits for both.
         let mut making = tokio::task::spawn_blocking({
@@ -161,9 +165,10 @@ impl Owner {
             program,
             args,
             cwd: sealed.cwd.to_string_lossy().into_owned(),
-            stdin: match &plan.stdin {
-                None => supervise::Stdin::Null,
-                Some(_) => supervise::Stdin::File { name: "stdin".to_owned() },
+            stdin: match (&plan.channel, &plan.stdin) {
+                (Some(channel), _) => supervise::Stdin::Channel { close_when: channel.close_when.map(close_when) },
+                (None, Some(_)) => supervise::Stdin::File { name: "stdin".to_owned() },
+                (None, None) => supervise::Stdin::Null,
             },
             limits: supervise::Limits {
                 output_bytes_max: self.engine.inner.options.output_bytes_max,
@@ -243,6 +248,7 @@ impl Owner {
                     }
                     match Control::connect(dir.path(), self.engine.inner.epoch).await {
                         Ok(control) => {
+                            self.open_wire(&dir).await?;
                             source = self.accompany(attempt, &dir, control, source).await?;
                             wait = CONNECT;
                             continue;
@@ -267,7 +273,7 @@ impl Owner {
     }
 
     /// Why the run should be stopped now, if it should.
-    fn stop_wanted(&self) -> Option<StopReason> {
+    pub(super) fn stop_wanted(&self) -> Option<StopReason> {
         // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
         let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
         if self.state.cancel.is_some() {
@@ -334,7 +340,7 @@ impl Owner {
     }
 
     /// Waits a little, answering questions meanwhile.
-    async fn breathe(&mut self, wait: Duration) -> Result<(), LetGo> {
+    pub(super) async fn breathe(&mut self, wait: Duration) -> Result<(), LetGo> {
         let draining = self.engine.inner.draining.clone();
         tokio::select! {
             () = tokio::time::sleep(wait) => Ok(()),
@@ -363,12 +369,17 @@ impl Owner {
             {
                 stop_sent = wanted;
                 self.stop_begun.get_or_insert_with(Instant::now);
+                if let Some(bytes) = source.interrupt() {
+                    self.write("interrupt".to_owned(), bytes).await?;
+                }
                 if let Err(error) = control.stop(reason).await {
                     tracing::warn!(run = %self.shared.key, %error, "could not reach a shim to stop it");
                     return Ok(source);
                 }
             }
             self.enforce(dir).await;
+            self.open_wire(dir).await?;
+            self.talk(&mut control, &source).await?;
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Err(LetGo::Draining),
@@ -379,6 +390,8 @@ impl Owner {
                 event = control.next() => match event {
                     Some(Event::Started(started)) => self.process_started(attempt, &started, dir).await?,
                     Some(Event::Exit) | None => return Ok(source),
+                    Some(Event::Input { bytes, .. }) => self.passed(bytes),
+                    Some(Event::Status(status)) => self.passed(status.input_bytes),
                     Some(Event::Refused { epoch }) => {
                         return Err(LetGo::Fenced(format!("the shim has seen epoch {epoch}")));
                     }
@@ -530,6 +543,15 @@ fn stop_step(step: &StopStep) -> supervise::StopStep {
             signal: if *name == "INT" { supervise::StopSignal::Int } else { supervise::StopSignal::Term },
             wait_ms: *wait_ms,
         },
+        StopStep::Write { bytes, wait_ms } => {
+            supervise::StopStep::Write { frame: supervise::WriteFrame::new(bytes), wait_ms: *wait_ms }
+        }
+    }
+}
+
+fn close_when(when: CloseWhen) -> supervise::CloseWhen {
+    match when {
+        CloseWhen::JsonType(value) => supervise::CloseWhen::JsonType { value: value.to_owned() },
     }
 }
 

@@ -28,6 +28,8 @@ impl Control {
         let (reader, writer) = UnixStream::from_std(socket)?.into_split();
         let mut control = Self { lines: BufReader::with_capacity(512, reader).lines(), writer, epoch };
         control.send(&Request::Watch).await?;
+        // How much of the input it has dealt with so far.
+        control.send(&Request::Ping).await?;
         Ok(control)
     }
 
@@ -38,6 +40,11 @@ impl Control {
     /// Asks the shim to begin its stop ladder.
     pub(super) async fn stop(&mut self, reason: StopReason) -> io::Result<()> {
         self.send(&Request::Stop { reason, epoch: self.epoch.get() }).await
+    }
+
+    /// Says that there is more input.
+    pub(super) async fn input(&mut self) -> io::Result<()> {
+        self.send(&Request::Input).await
     }
 
     /// What the shim says next; `None` once it is gone.

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use longhaul_harness::{Parser, SourceLine};
+use longhaul_harness::{Parser, Reply, SourceLine};
 use longhaul_model::event::{EventData, OutputStream, Warning};
 use longhaul_model::run::{Command, Phase, decide};
 use longhaul_model::{AttemptNo, limits};
@@ -39,11 +39,23 @@ impl Source {
     pub(super) const fn closed() -> Self {
         Self(None)
     }
+
+    /// Whether the agent, as far as its output was read, has dealt with everything.
+    pub(super) fn at_rest(&self) -> bool {
+        self.0.as_ref().is_some_and(|open| open.parser.at_rest())
+    }
+
+    /// The protocol's own cancel, if it depends on what the agent said.
+    pub(super) fn interrupt(&self) -> Option<Vec<u8>> {
+        self.0.as_ref()?.parser.interrupt()
+    }
 }
 
 /// The events of one batch, and where they bring the source to.
 pub(super) struct Piece {
     pub(super) events: Events,
+    /// What the protocol is to be answered before these events are committed.
+    pub(super) replies: Vec<Reply>,
     pub(super) cursor: Cursor,
     pub(super) more: bool,
 }
@@ -71,6 +83,10 @@ impl Owner {
             source = next;
             let Some(piece) = piece else { return Ok((source, Progress { any, more: false })) };
             let more = piece.more;
+            if !self.reply(piece.replies).await? {
+                self.breathe(super::RETRY).await?;
+                return Ok((Source::closed(), Progress { any, more: true }));
+            }
             if !piece.events.is_empty() {
                 any = true;
                 self.shared.last_output_ms.store(self.now_ms(), std::sync::atomic::Ordering::Relaxed);
@@ -139,8 +155,9 @@ impl Owner {
         if ended.is_some() && !more {
             open.parser.end(&mut events);
         }
+        let replies = open.parser.take_replies();
         let cursor = Cursor::new(attempt, after, &*open.parser);
-        Ok((Source(Some(open)), Some(Piece { events, cursor, more })))
+        Ok((Source(Some(open)), Some(Piece { events, replies, cursor, more })))
     }
 
     /// Opens the spool at the committed cursor, with the parser as it was there.

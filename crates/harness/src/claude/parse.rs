@@ -1,19 +1,21 @@
 //! The parser of Claude's JSON lines.
 //!
 //! Job: events of each line that is understood; a line that is not, or only in part, is kept. Owns: which session is
-//! bound, what was used so far, the name of the last error, and the open blocks ([`super::stream`]).
+//! bound, what was used so far, the name of the last error, the open blocks ([`super::stream`]), and which of the
+//! messages that it was sent it has still to deal with.
 //! Never: trusts a shape; a member that is not what it should be makes the line one that is not understood.
 
 use longhaul_model::event::{
-    EventData, MessageCompleted, MessageDelta, OutputStream, ReasoningDelta, SessionBound, ToolCalled, ToolCompleted,
-    Usage, Warning,
+    EventData, InputDelivered, MessageCompleted, MessageDelta, OutputStream, ReasoningDelta, SessionBound, ToolCalled,
+    ToolCompleted, Usage, Warning,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::NAME;
 use super::stream::{INDEX_MAX, Kind, Lanes};
 use super::verdict::{unshown_text, usage, verdict};
+use super::{NAME, channel};
+use crate::channel::Reply;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
@@ -54,11 +56,21 @@ struct State {
     saw_text: bool,
     #[serde(rename = "l", default)]
     lanes: Lanes,
+    /// Whether it gave a result, and has begun nothing since.
+    #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
+    rests: bool,
+    /// Checksums of the ids of messages that it has taken and not dealt with, oldest first.
+    #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
+    queue: Vec<u32>,
 }
+
+/// Messages that are remembered as not dealt with: more than may be on their way to it at a time.
+const QUEUE_MAX: usize = 24;
 
 /// Makes events of Claude's lines.
 pub(super) struct ClaudeParser {
     state: State,
+    replies: Vec<Reply>,
 }
 
 /// The line, or a part of it, has a shape that is not known.
@@ -68,7 +80,7 @@ type Parsed = Result<(), Unknown>;
 
 impl ClaudeParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
-        Ok(Self { state: saved::decode(NAME, VERSION, saved)? })
+        Ok(Self { state: saved::decode(NAME, VERSION, saved)?, replies: Vec::new() })
     }
 }
 
@@ -86,7 +98,8 @@ impl Parser for ClaudeParser {
             (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
             (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
         };
-        if parsed.and_then(|value: Value| self.state.take(&value, out)).is_err() {
+        let replies = &mut self.replies;
+        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
             self.state.pieces.keep(line, out);
         }
     }
@@ -95,6 +108,18 @@ impl Parser for ClaudeParser {
 
     fn state(&self) -> Vec<u8> {
         saved::encode(NAME, VERSION, &self.state)
+    }
+
+    fn take_replies(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
+    }
+
+    fn at_rest(&self) -> bool {
+        self.state.rests && self.state.queue.is_empty()
+    }
+
+    fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
+        Some(channel::input(input_id, text))
     }
 }
 
@@ -111,14 +136,35 @@ fn parent(line: &Value) -> Result<Option<&str>, Unknown> {
 }
 
 impl State {
-    fn take(&mut self, line: &Value, out: &mut Vec<EventData>) -> Parsed {
+    fn take(&mut self, line: &Value, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) -> Parsed {
         match known(text(line, "type"))? {
             "system" => self.system(line, out),
             "stream_event" => self.stream(line, out),
-            "assistant" => self.assistant(line, out),
+            "assistant" => {
+                self.rests = false;
+                self.assistant(line, out)
+            }
             "user" => self.user(line, out),
-            "result" => self.result(line, out),
+            "result" => {
+                self.result(line, out)?;
+                self.rests = true;
+                Ok(())
+            }
             "rate_limit_event" => rate_limit(line, out),
+            "control_request" => {
+                self.rests = false;
+                match known(channel::asked(line))? {
+                    Ok(asked) => out.push(asked.into()),
+                    Err(reply) => replies.push(reply),
+                }
+                Ok(())
+            }
+            "control_cancel_request" => {
+                out.push(known(channel::withdrawn(line))?);
+                Ok(())
+            }
+            "control_response" => control_response(line, out),
+            "command_lifecycle" => self.lifecycle(line, out),
             kind if SILENT.contains(&kind) => Ok(()),
             _ => Err(Unknown),
         }
@@ -128,6 +174,7 @@ impl State {
         match known(text(line, "subtype"))? {
             "init" => {
                 let session = known(id(line, "session_id"))?;
+                self.rests = false;
                 if self.session.as_deref() != Some(session) {
                     self.session = Some(session.to_owned());
                     out.push(SessionBound { session_id: None, source_session_id: session.to_owned() }.into());
@@ -275,6 +322,26 @@ impl State {
         Ok(())
     }
 
+    /// What became of a message that it was sent.
+    fn lifecycle(&mut self, line: &Value, out: &mut Vec<EventData>) -> Parsed {
+        let message = known(id(line, "command_uuid"))?;
+        let sum = crc32fast::hash(message.as_bytes());
+        match known(text(line, "state"))? {
+            "queued" | "started" => {
+                if !self.queue.contains(&sum) {
+                    if self.queue.len() == QUEUE_MAX {
+                        self.queue.remove(0);
+                    }
+                    self.queue.push(sum);
+                    out.push(InputDelivered { input_id: message.to_owned() }.into());
+                }
+            }
+            "completed" | "cancelled" | "discarded" | "refused" => self.queue.retain(|known| *known != sum),
+            _ => return Err(Unknown),
+        }
+        Ok(())
+    }
+
     /// The user's side: what tools gave back. Its texts are Claude's own notes to the model and the prompt's echo.
     fn user(&mut self, line: &Value, out: &mut Vec<EventData>) -> Parsed {
         let parent = parent(line)?;
@@ -330,6 +397,17 @@ fn reasoning(message_id: String, parent: Option<&str>, piece: &str, out: &mut Ve
         let parent_call_id = parent.map(str::to_owned);
         out.push(ReasoningDelta { message_id, parent_call_id, text: piece.to_owned() }.into());
     }
+}
+
+/// The answer to a cancel, of which the result tells; only a refusal says something new.
+fn control_response(line: &Value, out: &mut Vec<EventData>) -> Parsed {
+    let response = known(line.get("response"))?;
+    match known(text(response, "subtype"))? {
+        "success" => {}
+        "error" => warn("source", known(text(response, "error"))?.to_owned(), out),
+        _ => return Err(Unknown),
+    }
+    Ok(())
 }
 
 /// News of the subscription's limits; of interest only when a request was refused or will soon be.

@@ -1,18 +1,18 @@
 //! The command line of Claude Code.
 //!
-//! The prompt is its standard input, a file: so it may be long, begin with a hyphen, and is not seen by `ps`.
-//! Source: real runs of 2.1.329 with prompts of 1 MiB, with a leading hyphen and with newlines.
+//! The prompt is the first message on its standard input: so it may be long, begin with a hyphen, and is not seen by
+//! `ps`. Source: real runs of 2.1.329 with prompts of 1 MiB, with a leading hyphen and with newlines.
 
 use longhaul_model::event::Warning;
 
-use super::NAME;
-use crate::plan::{ENV_BASE, Plan, Program, stop_by_interrupt};
+use super::{NAME, channel};
+use crate::plan::{ENV_BASE, Plan, Program};
 use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word};
 
 pub(super) const PROGRAM: &str = "claude";
 
-pub(super) const FIELDS: [&str; 8] =
-    ["model", "prompt", "system", "effort", "permissions", "allowed_tools", "turns_max", "session_id"];
+pub(super) const FIELDS: [&str; 9] =
+    ["model", "prompt", "system", "effort", "permissions", "approvals", "allowed_tools", "turns_max", "session_id"];
 
 /// The aliases; full names begin with `claude-` and are not listed, because they change faster than we do.
 pub(super) const MODELS: [&str; 3] = ["opus", "sonnet", "haiku"];
@@ -47,8 +47,17 @@ const ENV_ALLOW: [&str; 24] = [
 pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     request.check(NAME, &FIELDS)?;
     let prompt = request.prompt(NAME)?;
-    let mut args: Vec<String> =
-        ["-p", "--output-format", "stream-json", "--verbose", "--include-partial-messages"].map(str::to_owned).to_vec();
+    let mut args: Vec<String> = [
+        "-p",
+        "--input-format",
+        "stream-json",
+        "--output-format",
+        "stream-json",
+        "--verbose",
+        "--include-partial-messages",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     let mut env = vec![("NO_COLOR".to_owned(), "1".to_owned())];
     let mut warnings = Vec::new();
     let session = match request.resume {
@@ -87,6 +96,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
             // As root the flag is refused without it.
             env.push(("IS_SANDBOX".to_owned(), "1".to_owned()));
         }
+        Permissions::Ask => args.extend(["--permission-prompt-tool", "stdio"].map(str::to_owned)),
     }
     if !request.allowed_tools.is_empty() {
         for tool in request.allowed_tools {
@@ -104,13 +114,16 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         // With `=`, so that the text may begin with a hyphen.
         args.push(format!("--append-system-prompt={system}"));
     }
+    let channel = channel::channel(prompt, request.permissions == Permissions::Ask);
+    channel.check()?;
     Ok(Plan {
         program: Program::Path(PROGRAM.to_owned()),
         args,
-        stdin: Some(prompt.as_bytes().to_vec()),
+        stdin: None,
+        channel: Some(channel),
         env,
         env_allow: &ENV_ALLOW,
-        stop: stop_by_interrupt(),
+        stop: channel::stop(),
         source_session_id: session,
         warnings,
     })
@@ -142,9 +155,16 @@ mod tests {
         let plan = plan(&request).unwrap();
         assert_eq!(
             plan.args.join(" "),
-            format!("-p --output-format stream-json --verbose --include-partial-messages --session-id {ID}")
+            format!(
+                "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages \
+                 --session-id {ID}"
+            )
         );
-        assert_eq!(plan.stdin.as_deref(), Some(&b"--help\nme"[..]));
+        let channel = plan.channel.unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&channel.opening[0].bytes).unwrap();
+        assert_eq!(said["message"]["content"][0]["text"], "--help\nme");
+        assert_eq!((channel.opening.len(), channel.close_when), (1, Some(crate::CloseWhen::JsonType("result"))));
+        assert_eq!(plan.stdin, None);
         assert_eq!(plan.source_session_id.as_deref(), Some(ID));
         assert_eq!(plan.env, [("NO_COLOR".to_owned(), "1".to_owned())]);
     }
@@ -164,13 +184,17 @@ mod tests {
         };
         assert_eq!(
             args(&request),
-            "-p --output-format stream-json --verbose --include-partial-messages --model sonnet --effort high \
-             --max-turns 3 --permission-mode plan --allowedTools=Bash(git log:*),Read --append-system-prompt=-s"
+            "-p --input-format stream-json --output-format stream-json --verbose --include-partial-messages \
+             --model sonnet --effort high --max-turns 3 --permission-mode plan --allowedTools=Bash(git log:*),Read --append-system-prompt=-s"
         );
         let full = Request { prompt: Some("x"), permissions: Permissions::Full, ..Request::default() };
         let full = plan(&full).unwrap();
         assert_eq!(full.args.last().map(String::as_str), Some("--dangerously-skip-permissions"));
         assert!(full.env.contains(&("IS_SANDBOX".to_owned(), "1".to_owned())));
+        let ask = Request { prompt: Some("x"), permissions: Permissions::Ask, ..Request::default() };
+        let ask = super::plan(&ask).unwrap();
+        assert!(ask.args.join(" ").ends_with("--permission-prompt-tool stdio"), "{:?}", ask.args);
+        assert_eq!(ask.channel.unwrap().close_when, None, "it may ask after a result");
     }
 
     #[test]

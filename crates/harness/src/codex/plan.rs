@@ -59,7 +59,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         args.extend(["-c".to_owned(), format!("developer_instructions={written}")]);
     }
     match request.permissions {
-        Permissions::Cli => {}
+        // That the agent asks was refused before.
+        Permissions::Cli | Permissions::Ask => {}
         Permissions::ReadOnly => args.extend(["-s", "read-only"].map(str::to_owned)),
         Permissions::Edit => args.extend(["-s", "workspace-write"].map(str::to_owned)),
         Permissions::Full => args.push("--dangerously-bypass-approvals-and-sandbox".to_owned()),
@@ -74,6 +75,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        channel: None,
         env: vec![("NO_COLOR".to_owned(), "1".to_owned())],
         env_allow: &ENV_ALLOW,
         stop: stop_by_interrupt(),

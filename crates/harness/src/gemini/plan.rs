@@ -41,7 +41,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         args.extend(["-m".to_owned(), model.to_owned()]);
     }
     let mode = match request.permissions {
-        Permissions::Cli => None,
+        // That the agent asks was refused before.
+        Permissions::Cli | Permissions::Ask => None,
         Permissions::ReadOnly => Some("plan"),
         Permissions::Edit => Some("auto_edit"),
         Permissions::Full => Some("yolo"),
@@ -69,6 +70,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        channel: None,
         env: [
             ("NO_COLOR", "1"),
             // Else it starts itself once more, and the first process takes no signal.

@@ -51,7 +51,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     }
     match request.permissions {
         // With a prompt on its command line Kimi runs everything unasked, and refuses every option that says otherwise.
-        Permissions::Cli | Permissions::Full => {}
+        // That the agent asks was refused before.
+        Permissions::Cli | Permissions::Full | Permissions::Ask => {}
         Permissions::ReadOnly | Permissions::Edit => {
             let message = "must be cli or full: kimi asks for nothing without a terminal".to_owned();
             return Err(PlanError::Invalid { field: "permissions", message });
@@ -67,6 +68,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: None,
+        channel: None,
         env,
         env_allow: &ENV_ALLOW,
         stop: stop_by_term(),

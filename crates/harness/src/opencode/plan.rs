@@ -66,7 +66,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         args.extend(["--variant".to_owned(), effort.to_owned()]);
     }
     match request.permissions {
-        Permissions::Cli => {}
+        // That the agent asks was refused before.
+        Permissions::Cli | Permissions::Ask => {}
         Permissions::Full => args.push("--auto".to_owned()),
         other @ (Permissions::ReadOnly | Permissions::Edit) => {
             let message = format!("{} has no equivalent in {PROGRAM}; set its own permissions instead", other.as_str());
@@ -83,6 +84,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        channel: None,
         env,
         env_allow: &ENV_ALLOW,
         stop: stop_by_term(),

@@ -74,7 +74,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     }
     match request.permissions {
         // Pi asks nobody.
-        Permissions::Cli | Permissions::Full => {}
+        // That the agent asks was refused before.
+        Permissions::Cli | Permissions::Full | Permissions::Ask => {}
         Permissions::ReadOnly => args.extend(["--tools", "read,grep,find,ls"].map(str::to_owned)),
         Permissions::Edit => {
             let message = format!("edit has no equivalent in {PROGRAM}, which cannot keep edits to one directory");
@@ -98,6 +99,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        channel: None,
         env: quiet.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         env_allow: &ENV_ALLOW,
         stop: stop_by_term(),

@@ -148,6 +148,15 @@ fn tell(event: &EventData, story: &mut String) -> std::fmt::Result {
             None => writeln!(story, "success {}", d.success),
             Some(error) => writeln!(story, "failure {}: {}", error.code, error.message),
         },
+        EventData::ApprovalRequested(d) => {
+            let call = d.call_id.as_deref().unwrap_or("no call");
+            let why = d.reason.as_deref().unwrap_or("no reason");
+            writeln!(story, "asks {} {} for {call} {}: {why}", d.source_request_id, d.tool, d.arguments)
+        }
+        EventData::ApprovalWithdrawn(d) => {
+            writeln!(story, "asks no more {}", d.source_request_id.as_deref().unwrap_or_default())
+        }
+        EventData::InputDelivered(d) => writeln!(story, "takes {}", d.input_id),
         EventData::Warning(d) => writeln!(story, "warns {}: {}", d.code, d.message.escape_debug()),
         EventData::OutputLine(d) => {
             let text = d.text.as_deref().unwrap_or("<bytes>");

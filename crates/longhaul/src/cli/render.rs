@@ -7,6 +7,7 @@
 
 mod agent;
 mod finish;
+mod talk;
 mod tool;
 
 use longhaul_model::event::{Driver, OutputLine, OutputStream};
@@ -113,6 +114,13 @@ impl Renderer {
             EventData::Warning(d) => {
                 self.note(&mut inks, Paint::Yellow, &format!("! {}", escape::one_line(&d.message)));
             }
+            EventData::ApprovalRequested(_)
+            | EventData::ApprovalAnswered(_)
+            | EventData::ApprovalDelivered(_)
+            | EventData::ApprovalWithdrawn(_)
+            | EventData::InputAccepted(_)
+            | EventData::InputDelivered(_)
+            | EventData::InputUndelivered(_) => self.talk(&mut inks, &event.data),
             EventData::RunCompleted(d) => self.run_completed(&mut inks, event.ts, &d.totals),
             EventData::RunFailed(d) => self.run_failed(&mut inks, event.ts, d),
             EventData::RunCancelled(d) => self.run_cancelled(&mut inks, event.ts, d),

@@ -30,6 +30,24 @@ pub enum Rejection {
         /// Where the run is.
         status: Status,
     },
+    /// There is no such question, or it is settled.
+    #[error("no question of this id waits for an answer")]
+    NoSuchApproval,
+    /// The question has its answer already.
+    #[error("it is answered already: {}", decision.as_str())]
+    Answered {
+        /// The answer.
+        decision: crate::event::Decision,
+    },
+    /// Too much waits to be taken by the agent already.
+    #[error("{waiting} messages wait to be taken by the agent already")]
+    InputsFull {
+        /// How many.
+        waiting: usize,
+    },
+    /// Somebody asked for the run's end.
+    #[error("the run is being cancelled")]
+    Cancelling,
     /// A later owner has taken the run over.
     #[error("the run belongs to a later owner (epoch {owner})")]
     Fenced {
@@ -79,9 +97,29 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
         (_, Command::RequestCancel(_)) if state.cancel.is_some() => Ok(vec![]),
         (Phase::Queued, Command::RequestCancel(intent)) => {
             let reason = intent.by.clone();
-            Ok(vec![intent.into(), RunCancelled { reason, exit: None, totals: state.totals.clone() }.into()])
+            let end = RunCancelled { reason, exit: None, totals: state.totals.clone() }.into();
+            Ok([vec![intent.into()], state.talk.end(state.in_session), vec![end]].concat())
         }
         (Phase::Starting { .. } | Phase::Running { .. }, Command::RequestCancel(intent)) => Ok(vec![intent.into()]),
+
+        (_, Command::AcceptInput(input)) => {
+            let waiting = state.talk.inputs.len();
+            if state.cancel.is_some() {
+                Err(Rejection::Cancelling)
+            } else if waiting >= limits::INPUTS_OPEN_MAX && input.delivery == super::LIVE {
+                Err(Rejection::InputsFull { waiting })
+            } else {
+                Ok(vec![input.into()])
+            }
+        }
+
+        (_, Command::AnswerApproval(answer)) => match state.talk.approval(&answer.approval_id) {
+            None => Err(Rejection::NoSuchApproval),
+            Some(approval) => match &approval.answer {
+                None => Ok(vec![answer.into()]),
+                Some(given) => Err(Rejection::Answered { decision: given.decision }),
+            },
+        },
 
         (Phase::Starting { attempt } | Phase::Running { attempt }, Command::Exit(exit)) => {
             let mut totals = state.totals.clone();
@@ -111,12 +149,14 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
             if again {
                 return Ok(vec![exited]);
             }
-            Ok(vec![exited, outcome::terminal(state, &exit, info, totals)])
+            let end = outcome::terminal(state, &exit, info, totals);
+            Ok([vec![exited], state.talk.end(state.in_session), vec![end]].concat())
         }
         (_, Command::Exit(_)) => Err(wrong("Exit", state)),
 
         (Phase::Queued, Command::GiveUp(error)) => {
-            Ok(vec![RunFailed { error, exit: None, totals: state.totals.clone() }.into()])
+            let end = RunFailed { error, exit: None, totals: state.totals.clone() }.into();
+            Ok([state.talk.end(state.in_session), vec![end]].concat())
         }
         (_, Command::GiveUp(_)) => Err(wrong("GiveUp", state)),
     }

@@ -69,7 +69,7 @@ impl Renderer {
 }
 
 /// What a call is about, on one line.
-fn about(arguments: &Value) -> String {
+pub(super) fn about(arguments: &Value) -> String {
     let telling = |map: &serde_json::Map<String, Value>| {
         TELLING.iter().find_map(|key| match map.get(*key)? {
             Value::String(text) if !text.trim().is_empty() => Some(text.clone()),

@@ -1,0 +1,257 @@
+//! The owner's end of an attempt's protocol channel: what is written into the agent's standard input, and when.
+//!
+//! Job: opening frames before the launch, the parser's replies before the cursor that passes their lines, the end of
+//! input. Owns: the attempt's input log and its file `protocol`. Never: writes what a crash could make it write twice:
+//! each frame has an id, and the log takes an id once.
+//!
+//! Order of writes, and what a crash after each leaves:
+//!
+//! ```text
+//! opening frames, then the launch      no shim: the directory is made anew
+//! a reply, then the line's events      the line is read again, makes the same reply, and the log has it
+//! ```
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::{Duration, Instant};
+
+use longhaul_harness::{Channel, Frame, Prepared, Reply};
+use longhaul_supervise::{Appended, AttemptDir, InputError, InputLog, Stdin};
+use serde::{Deserialize, Serialize};
+
+use super::control::Control;
+use super::ingest::Source;
+use super::{LetGo, Owner};
+
+/// The file with what the protocol needs later, in an attempt's directory; mode 0600, for it holds the prompt.
+const PROTOCOL: &str = "protocol";
+
+/// The version of that file.
+const VERSION: u32 = 1;
+
+/// The id of the end of input.
+const CLOSE: &str = "close";
+
+/// How long an agent that rests may take to say that it has a message, before it is let go without it.
+const REST_MAX: Duration = Duration::from_secs(15);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Protocol {
+    version: u32,
+    prepared: Vec<Prepared>,
+    acknowledges: bool,
+}
+
+/// An open channel.
+#[derive(Debug)]
+pub(super) struct Wire {
+    /// `None` while it is away on another thread, and after a failed write: then it is opened again.
+    log: Option<InputLog>,
+    dir: AttemptDir,
+    protocol: Protocol,
+    /// Whether the shim lets the agent go by itself.
+    closes_itself: bool,
+    /// How much of the log the shim has dealt with, as far as it said.
+    forwarded: u64,
+    /// Since when the agent rests.
+    rests_since: Option<Instant>,
+}
+
+/// Makes what an attempt's channel begins with, durable before the launch.
+pub(super) fn prepare(dir: &AttemptDir, channel: &Channel, epoch: u64) -> io::Result<()> {
+    let protocol =
+        Protocol { version: VERSION, prepared: channel.prepared.clone(), acknowledges: channel.acknowledges };
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(dir.file(PROTOCOL))?;
+    file.write_all(&serde_json::to_vec(&protocol)?)?;
+    file.sync_all()?;
+    fs::File::open(dir.path())?.sync_all()?;
+    let mut log = InputLog::open(dir).map_err(io_error)?;
+    for frame in &channel.opening {
+        log.append(&frame.id, epoch, &frame.bytes).map_err(io_error)?;
+    }
+    Ok(())
+}
+
+fn io_error(error: InputError) -> io::Error {
+    match error {
+        InputError::Io { source, .. } => source,
+        other => io::Error::other(other),
+    }
+}
+
+impl Wire {
+    /// Opens the channel of an attempt that has one.
+    fn open(dir: &AttemptDir) -> io::Result<Option<Self>> {
+        let spec = dir.read_spec().map_err(io::Error::other)?;
+        let Some(Stdin::Channel { close_when }) = spec.map(|spec| spec.stdin) else { return Ok(None) };
+        let protocol: Protocol = serde_json::from_slice(&fs::read(dir.file(PROTOCOL))?)?;
+        if protocol.version != VERSION {
+            return Err(io::Error::other(format!("{PROTOCOL} has version {}", protocol.version)));
+        }
+        Ok(Some(Self {
+            log: Some(InputLog::open(dir).map_err(io_error)?),
+            dir: dir.clone(),
+            protocol,
+            closes_itself: close_when.is_some(),
+            forwarded: 0,
+            rests_since: None,
+        }))
+    }
+
+    /// Whether a frame is in the log, however it came there.
+    pub(super) fn holds(&self, id: &str) -> bool {
+        self.log.as_ref().is_some_and(|log| log.holds(id))
+    }
+
+    /// Whether a frame stands in the agent's standard input.
+    pub(super) fn has_passed(&self, id: &str) -> bool {
+        self.log.as_ref().and_then(|log| log.end_of(id)).is_some_and(|end| end <= self.forwarded)
+    }
+
+    /// Whether no more input is taken.
+    pub(super) fn is_closed(&self) -> bool {
+        self.log.as_ref().is_some_and(InputLog::is_closed)
+    }
+
+    /// Whether the agent says itself which messages it has.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.protocol.acknowledges
+    }
+
+    /// The shim has dealt with so much.
+    pub(super) fn told(&mut self, forwarded: u64) {
+        self.forwarded = self.forwarded.max(forwarded);
+    }
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wrote {
+    /// It is in the log, now or since before.
+    There,
+    /// The disk is full or broken at the moment; it may be tried again.
+    Later,
+    /// It can never be: the input is closed, or the log is full.
+    Never,
+}
+
+enum What {
+    Frame(Frame),
+    Close,
+}
+
+impl Owner {
+    /// Opens the channel of an attempt, if it has one and it is not open.
+    pub(super) async fn open_wire(&mut self, dir: &AttemptDir) -> Result<(), LetGo> {
+        if self.wire.as_ref().is_some_and(|wire| wire.dir == *dir && wire.log.is_some()) {
+            return Ok(());
+        }
+        let (rests_since, forwarded) = match self.wire.take() {
+            Some(wire) if wire.dir == *dir => (wire.rests_since, wire.forwarded),
+            _ => (None, 0),
+        };
+        let dir = dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Wire::open(&dir)).await;
+        let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let opened = opened.map_err(|error| LetGo::Trouble(format!("the agent's input cannot be opened: {error}")))?;
+        self.wire = opened.map(|wire| Wire { rests_since, forwarded, ..wire });
+        Ok(())
+    }
+
+    /// The shim has dealt with so much of the input.
+    pub(super) fn passed(&mut self, bytes: u64) {
+        if let Some(wire) = &mut self.wire {
+            wire.told(bytes);
+        }
+    }
+
+    /// Writes a frame, once for its id.
+    pub(super) async fn write(&mut self, id: String, bytes: Vec<u8>) -> Result<Wrote, LetGo> {
+        self.append(What::Frame(Frame { id, bytes })).await
+    }
+
+    async fn append(&mut self, what: What) -> Result<Wrote, LetGo> {
+        let Some(wire) = &mut self.wire else { return Ok(Wrote::Never) };
+        let Some(mut log) = wire.log.take() else { return Ok(Wrote::Later) };
+        let epoch = self.engine.inner.epoch.get();
+        let appended = tokio::task::spawn_blocking(move || {
+            let appended = match &what {
+                What::Frame(frame) => log.append(&frame.id, epoch, &frame.bytes),
+                What::Close => log.close(CLOSE, epoch),
+            };
+            (log, appended)
+        })
+        .await;
+        let (log, appended) = appended.map_err(|error| LetGo::Trouble(error.to_string()))?;
+        match appended {
+            Ok(Appended::New { .. } | Appended::AlreadyThere) => {
+                wire.log = Some(log);
+                Ok(Wrote::There)
+            }
+            Err(error @ InputError::Io { .. }) => {
+                // What is durable is seen when it is opened again.
+                let text = super::chain(&error);
+                tracing::error!(run = %self.shared.key, error = text, "could not write an agent's input");
+                self.shared.set_blocked(Some(format!("the agent's input: {text}")), self.now_ms());
+                Ok(Wrote::Later)
+            }
+            Err(error @ (InputError::Closed | InputError::TooLong { .. })) => {
+                wire.log = Some(log);
+                tracing::warn!(run = %self.shared.key, %error, "an agent's input takes no more");
+                Ok(Wrote::Never)
+            }
+        }
+    }
+
+    /// Writes what the protocol is to be answered; `false` if it cannot be written now, and then the lines must be read
+    /// again.
+    pub(super) async fn reply(&mut self, replies: Vec<Reply>) -> Result<bool, LetGo> {
+        for reply in replies {
+            let frame = match reply {
+                Reply::Frame(frame) => frame,
+                Reply::Prepared { id, set } => {
+                    let prepared = self.wire.as_ref().map_or(&[][..], |wire| &wire.protocol.prepared);
+                    let Some(prepared) = prepared.iter().find(|prepared| prepared.id == id).cloned() else {
+                        tracing::error!(run = %self.shared.key, id, "the plan prepared no such frame");
+                        continue;
+                    };
+                    prepared.complete(set)
+                }
+            };
+            if self.append(What::Frame(frame)).await? == Wrote::Later {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Says to a live agent what is to be said: lets it go once it has dealt with everything.
+    pub(super) async fn talk(&mut self, control: &mut Control, source: &Source) -> Result<(), LetGo> {
+        if self.wire.is_none() {
+            return Ok(());
+        }
+        let mut wrote = false;
+        if self.is_to_go(source) {
+            wrote |= self.append(What::Close).await? == Wrote::There;
+        }
+        if wrote && let Err(error) = control.input().await {
+            tracing::debug!(run = %self.shared.key, %error, "could not tell a shim of input; it looks by itself");
+        }
+        Ok(())
+    }
+
+    /// Whether the agent waits for input that will not come.
+    fn is_to_go(&mut self, source: &Source) -> bool {
+        let stops = self.stop_wanted().is_some();
+        let Some(wire) = &mut self.wire else { return false };
+        if wire.closes_itself || wire.is_closed() || !source.at_rest() {
+            wire.rests_since = None;
+            return false;
+        }
+        let since = *wire.rests_since.get_or_insert_with(Instant::now);
+        let told = self.state.talk.inputs.is_empty() || since.elapsed() > REST_MAX;
+        stops || told
+    }
+}
