@@ -66,6 +66,7 @@ fn request(script: Script) -> NewRun {
         key: key(),
         digest: "d".to_owned(),
         session: None,
+        after: None,
         harness: harness.to_owned(),
         sealed: Sealed {
             model,

@@ -89,6 +89,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         refuse_busy_cwd: false,
         warnings: vec![],
         session: None,
+        after: None,
         reserved: None,
         records: vec![],
     };

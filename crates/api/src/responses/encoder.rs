@@ -243,9 +243,11 @@ impl Encoder {
             Kind::Message => ("response.content_part.added", "content_index"),
             Kind::Reasoning => ("response.reasoning_summary_part.added", "summary_index"),
         };
-        self.emit(out, name, |me| {
-            json!({ "item_id": me.item_id(at), "output_index": at, place: 0, "part": part(kind, "") })
-        });
+        self.emit(
+            out,
+            name,
+            |me| json!({ "item_id": me.item_id(at), "output_index": at, place: 0, "part": part(kind, "") }),
+        );
         at
     }
 
@@ -272,12 +274,16 @@ impl Encoder {
         self.items[at].text.push_str(&text);
         let (kind, id) = (self.items[at].kind, self.item_id(at));
         match kind {
-            Kind::Message => self.emit(out, "response.output_text.delta", |_| {
-                json!({ "item_id": id, "output_index": at, "content_index": 0, "delta": text, "logprobs": [] })
-            }),
-            Kind::Reasoning => self.emit(out, "response.reasoning_summary_text.delta", |_| {
-                json!({ "item_id": id, "output_index": at, "summary_index": 0, "delta": text })
-            }),
+            Kind::Message => self.emit(
+                out,
+                "response.output_text.delta",
+                |_| json!({ "item_id": id, "output_index": at, "content_index": 0, "delta": text, "logprobs": [] }),
+            ),
+            Kind::Reasoning => self.emit(
+                out,
+                "response.reasoning_summary_text.delta",
+                |_| json!({ "item_id": id, "output_index": at, "summary_index": 0, "delta": text }),
+            ),
         }
     }
 
@@ -315,7 +321,7 @@ impl Encoder {
         let sent = self.items[at].text.get(self.items[at].gap..).unwrap_or_default();
         match text.strip_prefix(sent) {
             Some("") => {}
-            Some(rest) => self.append(out, at, &rest.to_owned()),
+            Some(rest) => self.append(out, at, rest),
             None => {
                 self.bytes -= self.items[at].text.len();
                 let gap = &GAP[..self.items[at].gap];
@@ -379,9 +385,11 @@ impl Encoder {
             }
             body
         });
-        self.emit(out, part_done, |me| {
-            json!({ "item_id": id, "output_index": at, place: 0, "part": part(kind, &me.items[at].text) })
-        });
+        self.emit(
+            out,
+            part_done,
+            |me| json!({ "item_id": id, "output_index": at, place: 0, "part": part(kind, &me.items[at].text) }),
+        );
         self.emit(out, "response.output_item.done", |me| json!({ "output_index": at, "item": me.item(at) }));
     }
 

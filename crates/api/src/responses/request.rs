@@ -238,10 +238,11 @@ fn messages_of(input: &Value) -> Result<(Vec<Message>, Vec<String>), Problem> {
     for (at, item) in items.iter().enumerate() {
         match item.get("type").map_or(Some("message"), Value::as_str) {
             Some("message") => {
-                let role = item.get("role").and_then(Value::as_str).filter(|role| *role != "tool").ok_or_else(|| {
-                    let text = "a message has a role: system, developer, user or assistant";
-                    Problem::invalid(format!("input[{at}].role"), text)
-                })?;
+                let role =
+                    item.get("role").and_then(Value::as_str).filter(|role| *role != "tool").ok_or_else(|| {
+                        let text = "a message has a role: system, developer, user or assistant";
+                        Problem::invalid(format!("input[{at}].role"), text)
+                    })?;
                 messages.push(message(role, item.get("content").cloned().unwrap_or(Value::Null)));
             }
             // An earlier answer's own reasoning comes back with it; agents make theirs anew.

@@ -27,11 +27,7 @@ struct Body {
 }
 
 /// The operation that a body or a header names.
-pub(super) fn operation(
-    own: Option<RunId>,
-    headers: &HeaderMap,
-    digest: String,
-) -> Result<Option<Operation>, Failure> {
+pub(super) fn operation(own: Option<RunId>, headers: &HeaderMap, digest: String) -> Result<Option<Operation>, Failure> {
     let header_id = headers.get("idempotency-key").map(|v| RunId::parse(v.to_str().unwrap_or("?")));
     let header_id = header_id.transpose().map_err(|e| Problem::invalid("Idempotency-Key", e.to_string()))?;
     Ok(own.or(header_id).map(|id| Operation { id: id.to_string(), digest }))

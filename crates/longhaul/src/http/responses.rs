@@ -8,6 +8,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use longhaul_api::request::{digest_of, parse_object, refuse_unknown};
 use longhaul_api::responses::{Encoder, Note, ParsedResponse, ResponseRequest, id_of, run_of};
 use longhaul_api::{ErrorCode, Problem, sse as frame};
 use longhaul_engine::View;
@@ -25,6 +26,14 @@ use super::{App, cancel, runs, sse};
 
 /// How long a cancel waits for the end unless told otherwise: the answer can say `cancelled` then.
 const CANCEL_WAIT: Duration = Duration::from_secs(10);
+
+/// What the API calls the fields of a run.
+const NAMES: &[(&str, &str)] = &[
+    ("messages", "input"),
+    ("system", "instructions"),
+    ("effort", "reasoning.effort"),
+    ("response_format", "text.format"),
+];
 
 /// Where a stream begins: the number of the last frame that the client has, and who says so.
 struct Start {
@@ -78,7 +87,8 @@ pub(super) async fn create(
     let mut response = if streaming {
         follow(&app, &asked.key, &start, asked::delivered(&app, &asked)).await?
     } else {
-        let view = if background { runs::view(&app, &asked.key).await? } else { asked::ended(&app, &asked.key).await? };
+        let view =
+            if background { runs::view(&app, &asked.key).await? } else { asked::ended(&app, &asked.key).await? };
         asked::give(&app, &asked, &object(&app, &view).await?)
     };
     asked::name(&mut response, &asked);
@@ -101,7 +111,7 @@ fn request(parsed: ParsedResponse) -> asked::Request {
         run,
         digest,
         messages,
-        messages_field: "input",
+        names: NAMES,
         previous,
         // Whoever does not wait for the answer does not wait for a place either.
         queue: (!background).then(|| asked::queue(response.queue_timeout_ms)),
@@ -147,11 +157,14 @@ pub(super) async fn stop(
     PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let query = Query::parse(query.as_deref(), &["project", "wait_ms"])?;
     let key = key(&query, &id)?;
+    let map = parse_object(&reply::body(body)?)?;
+    refuse_unknown(&map, &[])?;
     let wait = query.one("wait_ms")?.map_or(Ok(CANCEL_WAIT), |_| query.wait())?;
-    let digest = longhaul_api::request::digest_of("cancel.v1", &serde_json::Map::new(), &[]);
+    let digest = digest_of("cancel.v1", &map, &[]);
     let operation = cancel::operation(None, &headers, digest)?;
     let intent = RunCancelRequested { by: "api".to_owned(), reason: None };
     app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
