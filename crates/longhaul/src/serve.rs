@@ -220,6 +220,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         nonce: info.nonce.as_str().into(),
         address: info.address.as_str().into(),
         chat_retries: Arc::default(),
+        responses: Arc::default(),
         data_dir: options.data_dir.as_path().into(),
     };
     let ended = signals(stop.clone())?;
