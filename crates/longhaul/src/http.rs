@@ -46,6 +46,7 @@ pub use door::Door;
 pub use openapi::document as openapi_document;
 pub use peer::Peer;
 pub use reply::Failure;
+pub use responses::Folds as ResponseFolds;
 
 /// What every handler may use.
 #[derive(Clone)]
@@ -68,6 +69,8 @@ pub struct App {
     pub address: Arc<str>,
     /// What is remembered of chat requests without an id.
     pub chat_retries: Arc<ChatRetries>,
+    /// What is folded of responses that somebody polls.
+    pub responses: Arc<ResponseFolds>,
     /// The data directory, for the disk's figures.
     pub data_dir: Arc<std::path::Path>,
     /// Who may take this server's place.

@@ -283,6 +283,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         nonce: info.nonce.as_str().into(),
         address: info.address.as_str().into(),
         chat_retries: Arc::default(),
+        responses: Arc::default(),
         data_dir: options.data_dir.as_path().into(),
         upgrades: Arc::clone(upgrades),
     };

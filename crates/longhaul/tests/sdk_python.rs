@@ -30,5 +30,6 @@ scenarios!(
     restarts,
     responses,
     broken_responses,
-    responses_over_a_kill
+    responses_over_a_kill,
+    quiet_responses
 );

@@ -321,7 +321,7 @@ impl Encoder {
         let sent = self.items[at].text.get(self.items[at].gap..).unwrap_or_default();
         match text.strip_prefix(sent) {
             Some("") => {}
-            Some(rest) => self.append(out, at, &rest.to_owned()),
+            Some(rest) => self.append(out, at, rest),
             None => {
                 self.bytes -= self.items[at].text.len();
                 let gap = &GAP[..self.items[at].gap];

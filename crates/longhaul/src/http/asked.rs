@@ -29,8 +29,8 @@ pub(super) struct Request {
     pub(super) run: RunRequest,
     pub(super) digest: String,
     pub(super) messages: Vec<Message>,
-    /// What the dialect calls the messages.
-    pub(super) messages_field: &'static str,
+    /// What the dialect calls a run's fields, where it has another name for them.
+    pub(super) names: &'static [(&'static str, &'static str)],
     /// The run whose session it goes on with.
     pub(super) previous: Option<RunId>,
     /// How long to wait for a place before anything is accepted; nothing to be accepted at once.
@@ -67,13 +67,28 @@ pub(super) fn queue(ms: Option<u64>) -> Duration {
     ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis)
 }
 
-/// Finds the run that is meant, or starts it.
+/// Finds the run that is meant, or starts it. A refusal names the field as the dialect does.
 pub(super) async fn dispatch(
     app: &App,
     request: Request,
     headers: &HeaderMap,
     caller: String,
 ) -> Result<Asked, Failure> {
+    let names = request.names;
+    run_of(app, request, headers, caller).await.map_err(|mut failure| {
+        if let Some(param) = &mut failure.0.param {
+            for (name, own) in names {
+                if let Some(rest) = param.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('[')) {
+                    *param = format!("{own}{rest}");
+                    break;
+                }
+            }
+        }
+        failure
+    })
+}
+
+async fn run_of(app: &App, request: Request, headers: &HeaderMap, caller: String) -> Result<Asked, Failure> {
     let Request { mut run, digest, messages, .. } = request;
     let project = request.project.unwrap_or_else(ProjectId::default_project);
     let retry = retry_count(headers);
@@ -92,9 +107,9 @@ pub(super) async fn dispatch(
     if let Some(previous) = &request.previous {
         run.session_id = Some(session_of(app, &key.project, previous).await?);
     }
-    let prompt = chat::prompt_of(&messages).map_err(|problem| renamed(problem, request.messages_field))?;
+    let prompt = chat::prompt_of(&messages)?;
     let origin = Origin { face: request.face.to_owned(), anonymous, caller: caller.clone(), note: request.note };
-    let turn = chat::turn_of(&messages).map_err(|problem| renamed(problem, request.messages_field))?;
+    let turn = chat::turn_of(&messages)?;
     let session = run.session_id.clone();
     let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
     new.sealed.turn = turn;
@@ -144,14 +159,6 @@ fn saturated(app: &App, waited: Duration) -> Failure {
         .fact("queued", queued)
         .fact("waited_ms", waited.as_millis() as u64)
         .into()
-}
-
-/// A problem of the messages, under the name that its dialect has for them.
-fn renamed(mut problem: Problem, field: &str) -> Problem {
-    if let Some(rest) = problem.param.as_deref().and_then(|param| param.strip_prefix("messages")) {
-        problem.param = Some(format!("{field}{rest}"));
-    }
-    problem
 }
 
 /// The session that an earlier run is a turn of.

@@ -56,7 +56,7 @@ fn request(parsed: ParsedChat) -> asked::Request {
         run,
         digest,
         messages: chat.messages,
-        messages_field: "messages",
+        names: &[("effort", "reasoning_effort")],
         previous: None,
         queue: Some(asked::queue(chat.queue_timeout_ms)),
         note: serde_json::Map::new(),

@@ -1,5 +1,7 @@
 //! `/v1/responses`: an agent's run as a response of OpenAI's Responses API. Create, show, follow, cancel, delete.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -8,11 +10,12 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use longhaul_api::request::{digest_of, parse_object, refuse_unknown};
 use longhaul_api::responses::{Encoder, Note, ParsedResponse, ResponseRequest, id_of, run_of};
 use longhaul_api::{ErrorCode, Problem, sse as frame};
 use longhaul_engine::View;
 use longhaul_model::event::RunCancelRequested;
-use longhaul_model::{Event, ProjectId, RunKey, Seq, limits};
+use longhaul_model::{Event, ProjectId, RunKey, Seq, StreamId, limits};
 use longhaul_store::{ReadLimit, StoredEvent};
 use serde_json::{Value, json};
 
@@ -25,6 +28,14 @@ use super::{App, cancel, runs, sse};
 
 /// How long a cancel waits for the end unless told otherwise: the answer can say `cancelled` then.
 const CANCEL_WAIT: Duration = Duration::from_secs(10);
+
+/// What the API calls the fields of a run.
+const NAMES: &[(&str, &str)] = &[
+    ("messages", "input"),
+    ("system", "instructions"),
+    ("effort", "reasoning.effort"),
+    ("response_format", "text.format"),
+];
 
 /// Where a stream begins: the number of the last frame that the client has, and who says so.
 struct Start {
@@ -102,7 +113,7 @@ fn request(parsed: ParsedResponse) -> asked::Request {
         run,
         digest,
         messages,
-        messages_field: "input",
+        names: NAMES,
         previous,
         // Whoever does not wait for the answer does not wait for a place either.
         queue: (!background).then(|| asked::queue(response.queue_timeout_ms)),
@@ -148,11 +159,14 @@ pub(super) async fn stop(
     PathId(id): PathId,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let query = Query::parse(query.as_deref(), &["project", "wait_ms"])?;
     let key = key(&query, &id)?;
+    let map = parse_object(&reply::body(body)?)?;
+    refuse_unknown(&map, &[])?;
     let wait = query.one("wait_ms")?.map_or(Ok(CANCEL_WAIT), |_| query.wait())?;
-    let digest = longhaul_api::request::digest_of("cancel.v1", &serde_json::Map::new(), &[]);
+    let digest = digest_of("cancel.v1", &map, &[]);
     let operation = cancel::operation(None, &headers, digest)?;
     let intent = RunCancelRequested { by: "api".to_owned(), reason: None };
     app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
@@ -202,21 +216,64 @@ fn decoded(stored: &StoredEvent) -> Result<Event, Failure> {
         .map_err(|error| Failure::new(ErrorCode::StoreFailed, format!("event {}: {error}", stored.seq)))
 }
 
+/// Live responses that were asked for a moment ago, folded so far: whoever polls does not have the whole log read each
+/// time.
+#[derive(Debug, Default)]
+pub struct Folds(Mutex<VecDeque<(StreamId, Fold)>>);
+
+/// A log folded up to an event.
+#[derive(Debug)]
+struct Fold {
+    at: Seq,
+    encoder: Encoder,
+}
+
+impl Folds {
+    /// How many are kept: each may hold the text of an answer and of its reasoning.
+    const MAX: usize = 16;
+
+    fn list(&self) -> MutexGuard<'_, VecDeque<(StreamId, Fold)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is folded of a log; it is this caller's until it is put back.
+    fn take(&self, stream: StreamId) -> Option<Fold> {
+        let mut list = self.list();
+        let at = list.iter().position(|(kept, _)| *kept == stream)?;
+        list.remove(at).map(|(_, fold)| fold)
+    }
+
+    fn put(&self, stream: StreamId, fold: Fold) {
+        let mut list = self.list();
+        list.retain(|(kept, _)| *kept != stream);
+        list.truncate(Self::MAX - 1);
+        list.push_front((stream, fold));
+    }
+}
+
 /// The response as its events make it up to now.
 async fn object(app: &App, view: &View) -> Result<Value, Failure> {
-    let mut encoder = Encoder::silent(note_of(view));
-    let mut at = Seq::ZERO;
-    let page = ReadLimit { events_max: limits::PAGE_EVENTS_MAX, bytes_max: limits::PAGE_BYTES_MAX };
+    let begin = || Fold { at: Seq::ZERO, encoder: Encoder::silent(note_of(view)) };
+    let mut fold = app.responses.take(view.stream).unwrap_or_else(begin);
+    let mut over = false;
+    let limit = ReadLimit { events_max: limits::PAGE_EVENTS_MAX, bytes_max: limits::PAGE_BYTES_MAX };
     loop {
-        let page = app.engine.store().read(view.stream, at, page).await?;
+        let page = app.engine.store().read(view.stream, fold.at, limit).await?;
         for stored in &page.events {
-            encoder.push(&decoded(stored)?);
-            at = stored.seq;
+            fold.encoder.push(&decoded(stored)?);
+            fold.at = stored.seq;
+            over = sse::is_terminal(&stored.wire);
         }
-        if page.events.is_empty() || at >= page.tail {
-            return Ok(encoder.object());
+        if page.events.is_empty() || fold.at >= page.tail {
+            break;
         }
     }
+    let object = fold.encoder.object();
+    // Few ask again for one that is over.
+    if !over {
+        app.responses.put(view.stream, fold);
+    }
+    Ok(object)
 }
 
 /// The stream of a run, after what the client has.
@@ -277,4 +334,23 @@ async fn follow(
     };
     runs::name(&mut response, key, &view.doc.run.digest);
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_folds_leave_and_each_is_kept_once() {
+        let folds = Folds::default();
+        let fold = |at| Fold { at: Seq::new(at), encoder: Encoder::silent(Note::default()) };
+        for number in 0..=Folds::MAX as u64 {
+            folds.put(StreamId::new(number), fold(number));
+            folds.put(StreamId::new(number), fold(number + 1));
+        }
+        assert!(folds.take(StreamId::new(0)).is_none(), "the oldest one made room");
+        assert_eq!(folds.take(StreamId::new(1)).map(|fold| fold.at), Some(Seq::new(2)));
+        assert!(folds.take(StreamId::new(1)).is_none(), "it is somebody's");
+        assert_eq!(folds.list().len(), Folds::MAX - 1);
+    }
 }

@@ -143,8 +143,18 @@ impl Reader {
                 self.over |= changed.is_err();
                 None
             }
-            () = tokio::time::sleep(limits::SSE_KEEPALIVE) => Some(sse::comment("keep-alive")),
+            () = tokio::time::sleep(limits::SSE_KEEPALIVE) => Some(self.alive()),
             () = draining.cancelled() => Some(self.drain()),
+        }
+    }
+
+    /// A comment, so that nobody in between takes the connection for dead.
+    fn alive(&self) -> String {
+        match &self.shape {
+            Shape::Events(_) => sse::comment("keep-alive"),
+            // OpenAI's SDK for Python takes a blank line after the first id for a frame, and an empty one for a fault:
+            // only frames end with a blank line here.
+            Shape::Answer { .. } => ": keep-alive\n".to_owned(),
         }
     }
 
@@ -156,7 +166,9 @@ impl Reader {
                 *delivered = None;
                 let text = "the server is stopping and the run goes on; ask again with Last-Event-ID";
                 let problem = longhaul_api::Problem::new(longhaul_api::ErrorCode::Draining, text);
-                sse::retry(retry_ms()) + &sse::frame_without_id(None, &problem.body("").to_string())
+                // One frame, for the same reason.
+                let retry = sse::retry(retry_ms());
+                retry.trim_end().to_owned() + "\n" + &sse::frame_without_id(None, &problem.body("").to_string())
             }
         }
     }

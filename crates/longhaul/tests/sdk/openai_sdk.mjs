@@ -224,6 +224,14 @@ const scenarios = {
     };
   },
 
+  // A stream in which nothing is said for so long that the connection is kept alive.
+  async responses_quiet() {
+    let text = "";
+    for await (const event of await client().responses.retrieve("resp_quiet", { stream: true }))
+      if (event.type === "response.output_text.delta") text += event.delta;
+    return text;
+  },
+
   async responses_retry() {
     return told(await client({ timeout: 1000, maxRetries: 8 }).responses.create({ model: "demo/slow", input: "3" }));
   },

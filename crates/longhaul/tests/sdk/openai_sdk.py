@@ -194,6 +194,12 @@ def responses_errors():
     }
 
 
+def responses_quiet():
+    """A stream in which nothing is said for so long that the connection is kept alive."""
+    stream = client().responses.retrieve("resp_quiet", stream=True)
+    return "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+
+
 def responses_retry():
     """The SDK's read time-out, shorter than the run: it asks again until the answer is there."""
     return told(client(timeout=1.0, max_retries=8).responses.create(model="demo/slow", input="3"))
