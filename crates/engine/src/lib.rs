@@ -26,7 +26,7 @@ mod view;
 mod why;
 
 pub use cancel::{Cancelled, Operation};
-pub use containment::{Contained, Containment};
+pub use containment::{Confine, Contained, Containment};
 pub use dispatch::{Dispatched, NewRun, Reserved};
 pub use doc::{Doc, Origin};
 pub use engine::{Drift, Engine, Options, ReaderGuard};

@@ -17,6 +17,7 @@ use longhaul_supervise::{AttemptDir, AttemptError, AttemptSpec, AttemptState, Ev
 use super::control::Control;
 use super::ingest::Source;
 use super::{LetGo, Owner};
+use crate::containment::{Confine, Site};
 use crate::engine::attempt_path;
 use crate::environment;
 use crate::places::Wait;
@@ -75,7 +76,8 @@ impl Owner {
         let spec = self.spec(attempt, &plan, &sealed);
         let tmp = self.tmp_dir();
         let tmp_text = tmp.to_string_lossy().into_owned();
-        let private_tmp = self.state.driver == Driver::Harness;
+        let (confine, budget_ms) = (sealed.contained.confine, sealed.timeout_ms);
+        let private_tmp = self.state.driver == Driver::Harness || confine != Confine::None;
         let env = environment::build(&environment::Source {
             key: &self.shared.key,
             driver: self.state.driver,
@@ -87,6 +89,31 @@ impl Owner {
         });
         let path = attempt_path(&dir, attempt.get());
         let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
+        let (engine, tmp_of, own_of) = (self.engine.clone(), tmp.clone(), own_cwd.clone());
+        let confined = tokio::task::spawn_blocking(move || {
+            if confine == Confine::None {
+                return Ok((spec, env));
+            }
+            let made = own_of.iter().chain([&tmp_of]).try_for_each(|dir| private_dir(dir));
+            made.map_err(|error| format!("its directories could not be made: {error}"))?;
+            let site = Site {
+                confine,
+                harness: &harness_name,
+                cwd: &sealed.cwd,
+                own_cwd: own_of.is_some(),
+                tmp: &tmp_of,
+                env: &env,
+                path: engine.search_path(),
+            };
+            let spec = engine.inner.options.containment.confine(spec, &site)?;
+            Ok((spec, env))
+        });
+        let confined: Result<_, String> = confined.await.unwrap_or_else(|error| Err(error.to_string()));
+        let (spec, env) = match confined {
+            Ok(confined) => confined,
+            // It was possible when the run was accepted. Never without.
+            Err(why) => return self.give_up("confinement_unavailable", why).await,
+        };
         let prepare = Arc::new(move || -> io::Result<AttemptDir> {
             if private_tmp {
                 private_dir(&tmp)?;
@@ -108,7 +135,7 @@ impl Owner {
             move || prepare()
         });
         let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
-        let command = Command::StartAttempt { cause, budget_ms: sealed.timeout_ms };
+        let command = Command::StartAttempt { cause, budget_ms };
         let intended = self.apply(command, Urgency::Ordinary).await;
         let made = loop {
             let made = (&mut making).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -155,6 +182,7 @@ impl Owner {
         AttemptSpec {
             version: supervise::spec::VERSION,
             attempt: marker.clone(),
+            wrapped: None,
             group: self.engine.inner.options.containment.group(&marker, &sealed.contained),
             marker,
             epoch: self.engine.inner.epoch.get(),
@@ -420,7 +448,8 @@ impl Owner {
         if !matches!(self.state.phase, Phase::Starting { .. }) {
             return Ok(());
         }
-        let program = dir.read_spec().ok().flatten().map_or(String::new(), |spec| spec.program);
+        let spec = dir.read_spec().ok().flatten();
+        let program = spec.map_or(String::new(), |spec| spec.wrapped.unwrap_or(spec.program));
         let own = program == self.engine.inner.options.exe.to_string_lossy();
         let command = if own { "longhaul".to_owned() } else { crate::dispatch::file_name(&program) };
         let event = ProcessStarted {

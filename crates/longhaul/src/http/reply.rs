@@ -161,6 +161,10 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                     .fact("install", install.unwrap_or_default()),
             )
         }
+        DispatchError::ConfinementUnavailable { confine, why } => {
+            let text = format!("confine {confine} is not possible here: {why}");
+            not_started(Problem::new(ErrorCode::ConfinementUnavailable, text).param("confine"))
+        }
         DispatchError::LimitUnenforceable { limit } => {
             let text = format!(
                 "limits.{limit} cannot be kept here: this server can make no control group with that limit; run it \
