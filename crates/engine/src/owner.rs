@@ -20,6 +20,7 @@
 
 mod attempt;
 mod commit;
+mod confined;
 mod control;
 mod finish;
 mod ingest;

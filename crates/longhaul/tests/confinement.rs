@@ -69,32 +69,9 @@ fn answers(text: &str) -> BTreeMap<String, bool> {
     text.lines().filter_map(split).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attacker_gets_out_of_neither_cell() {
-    let temp = tempfile::tempdir().unwrap();
-    let token = temp.path().join("token");
-    std::fs::write(&token, "a-token-of-the-operator\n").unwrap();
-    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
-    let mut server = Server::start_with(&["--token-file", token.to_str().unwrap()], &[]).await;
-    let bearer = "Bearer a-token-of-the-operator".parse().unwrap();
-    let headers = [(reqwest::header::AUTHORIZATION, bearer)].into_iter().collect();
-    server.http = reqwest::Client::builder().default_headers(headers).build().unwrap();
-    if !can_confine(&server).await {
-        return;
-    }
-    let (work, dir, data) = (work_dir(&server), server.dir.path().to_owned(), server.data());
-    // Under /tmp everything is hidden anyway; what lies elsewhere must be kept by itself.
-    let outside = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let outside_file = outside.path().join("file");
-    std::fs::write(&outside_file, "as it was").unwrap();
-    symlink(&outside_file, work.join("link")).unwrap();
-    symlink(outside.path(), work.join("dirlink")).unwrap();
-    let bystander = Bystander(Command::new("sleep").arg("1000").spawn().unwrap());
-    let pid = bystander.0.id();
-    server.sh("other", "exec sleep 1000").await;
-    let other = server.status("other", "running").await["pid"].clone();
-    let port = server.base.rsplit(':').next().unwrap();
-    let script = format!(
+/// A shell script that tries everything and prints what worked.
+fn attacks(work: &Path, outside: &Path, data: &Path, token: &Path, pid: u32, other: &Value, port: &str) -> String {
+    format!(
         "try() {{ name=$1; shift; if \"$@\" >/dev/null 2>&1; then echo \"$name yes\"; else echo \"$name no\"; fi; }}
          sh_() {{ sh -c \"$1\"; }}
          try cwd sh_ 'echo x > {work}/mine'
@@ -129,33 +106,61 @@ async fn an_attacker_gets_out_of_neither_cell() {
          try reach_server bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'
          echo end yes",
         work = work.display(),
-        outside = outside.path().display(),
+        outside = outside.display(),
         data = data.display(),
         token = token.display(),
-    );
+    )
+}
+
+/// The same without what would do harm if nothing held it.
+fn harmless(script: &str) -> String {
+    const HARMFUL: [&str; 10] = [
+        "write_usr",
+        "write_etc",
+        "write_data",
+        "remount",
+        "unmount",
+        "new_namespace",
+        "sysctl",
+        "sysrq",
+        "cgroup",
+        "kill_all",
+    ];
+    let script = script.replace("kill -9", "kill -0");
+    let kept = script.lines().filter(|line| !HARMFUL.iter().any(|name| line.contains(&format!("try {name} "))));
+    kept.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attacker_gets_out_of_neither_cell() {
+    let temp = tempfile::tempdir().unwrap();
+    let token = temp.path().join("token");
+    std::fs::write(&token, "a-token-of-the-operator\n").unwrap();
+    std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
+    let mut server = Server::start_with(&["--token-file", token.to_str().unwrap()], &[]).await;
+    let bearer = "Bearer a-token-of-the-operator".parse().unwrap();
+    let headers = [(reqwest::header::AUTHORIZATION, bearer)].into_iter().collect();
+    server.http = reqwest::Client::builder().default_headers(headers).build().unwrap();
+    if !can_confine(&server).await {
+        return;
+    }
+    let (work, dir, data) = (work_dir(&server), server.dir.path().to_owned(), server.data());
+    // Under /tmp everything is hidden anyway; what lies elsewhere must be kept by itself.
+    let outside = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let outside_file = outside.path().join("file");
+    std::fs::write(&outside_file, "as it was").unwrap();
+    symlink(&outside_file, work.join("link")).unwrap();
+    symlink(outside.path(), work.join("dirlink")).unwrap();
+    let bystander = Bystander(Command::new("sleep").arg("1000").spawn().unwrap());
+    let pid = bystander.0.id();
+    server.sh("other", "exec sleep 1000").await;
+    let other = server.status("other", "running").await["pid"].clone();
+    let port = server.base.rsplit(':').next().unwrap();
+    let script = attacks(&work, outside.path(), &data, &token, pid, &other, port);
     // Without a cell the same attacker gets nearly everything: the attacks are real.
     for confine in ["none", "write", "full"] {
-        if confine == "none" {
-            let harmless = script.replace("kill -9", "kill -0").replace("try kill_all kill -0 -1", "");
-            let kept = harmless.lines().filter(|line| {
-                let harmful = [
-                    "write_usr",
-                    "write_etc",
-                    "write_data",
-                    "remount",
-                    "unmount",
-                    "new_namespace",
-                    "sysctl",
-                    "sysrq",
-                    "core_pattern",
-                    "cgroup",
-                ];
-                !harmful.iter().any(|name| line.contains(&format!("try {name} ")))
-            });
-            confined(&server, confine, confine, &kept.collect::<Vec<_>>().join("\n"), json!({ "cwd": work })).await;
-        } else {
-            confined(&server, confine, confine, &script, json!({ "cwd": work })).await;
-        }
+        let script = if confine == "none" { harmless(&script) } else { script.clone() };
+        confined(&server, confine, confine, &script, json!({ "cwd": work })).await;
         let end = server.end(confine).await;
         let text = String::from_utf8(server.spool(confine, "stdout").await).unwrap();
         let answers = answers(&text);

@@ -17,7 +17,7 @@ use longhaul_supervise::{AttemptDir, AttemptError, AttemptSpec, AttemptState, Ev
 use super::control::Control;
 use super::ingest::Source;
 use super::{LetGo, Owner};
-use crate::containment::{Confine, Site};
+use crate::containment::Confine;
 use crate::engine::attempt_path;
 use crate::environment;
 use crate::places::Wait;
@@ -89,27 +89,7 @@ impl Owner {
         });
         let path = attempt_path(&dir, attempt.get());
         let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
-        let (engine, tmp_of, own_of) = (self.engine.clone(), tmp.clone(), own_cwd.clone());
-        let confined = tokio::task::spawn_blocking(move || {
-            if confine == Confine::None {
-                return Ok((spec, env));
-            }
-            let made = own_of.iter().chain([&tmp_of]).try_for_each(|dir| private_dir(dir));
-            made.map_err(|error| format!("its directories could not be made: {error}"))?;
-            let site = Site {
-                confine,
-                harness: &harness_name,
-                cwd: &sealed.cwd,
-                own_cwd: own_of.is_some(),
-                tmp: &tmp_of,
-                env: &env,
-                path: engine.search_path(),
-            };
-            let spec = engine.inner.options.containment.confine(spec, &site)?;
-            Ok((spec, env))
-        });
-        let confined: Result<_, String> = confined.await.unwrap_or_else(|error| Err(error.to_string()));
-        let (spec, env) = match confined {
+        let (spec, env) = match self.confined(spec, env, &sealed).await {
             Ok(confined) => confined,
             // It was possible when the run was accepted. Never without.
             Err(why) => return self.give_up("confinement_unavailable", why).await,
@@ -562,7 +542,7 @@ fn stop_step(step: &StopStep) -> supervise::StopStep {
     }
 }
 
-fn private_dir(path: &Path) -> io::Result<()> {
+pub(super) fn private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

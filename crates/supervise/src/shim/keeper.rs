@@ -453,7 +453,7 @@ impl Keeper {
     /// The same past a wrapper, which would die of it and take the agent with it before that could act; `false` if
     /// there is no agent behind it yet.
     fn signal_wrapped(&self, signal: StopSignal) -> bool {
-        let Some(agent) = self.tree.wrapped(self.leader.pid) else {
+        let Some(agent) = Tree::wrapped(self.leader.pid) else {
             return false;
         };
         match signal {

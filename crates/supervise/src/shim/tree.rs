@@ -59,7 +59,7 @@ impl Tree {
     }
 
     /// The agent behind a wrapper: the second process of the pid namespace below it, after the one that reaps there.
-    pub(super) fn wrapped(&self, wrapper: i32) -> Option<Descendant> {
+    pub(super) fn wrapped(wrapper: i32) -> Option<Descendant> {
         let below = procfs::descendants(wrapper).ok()?;
         below.into_iter().find(|one| procfs::inner_pid(one.pid) == Some(2))
     }
