@@ -71,6 +71,7 @@ const KNOWN: &[&str] = &[
     "allowed_tools",
     "timeout_ms",
     "limits",
+    "confine",
     "tags",
     "on_disconnect",
     "response_format",

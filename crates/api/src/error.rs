@@ -109,6 +109,8 @@ codes! {
         "No place became free in time; nothing was started.";
     LimitUnenforceable = "limit_unenforceable", 422, "invalid_request_error", false,
         "This machine cannot keep a limit that the run asks for; nothing was started.";
+    ConfinementUnavailable = "confinement_unavailable", 422, "invalid_request_error", false,
+        "The run cannot be confined here as it asks; the message says what helps. Nothing was started.";
     SessionQueueFull = "session_queue_full", 429, "rate_limit_error", true,
         "Too many runs of the session wait already; nothing was started.";
     QueueFull = "queue_full", 503, "rate_limit_error", true,

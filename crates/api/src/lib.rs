@@ -12,6 +12,6 @@ pub mod snapshot;
 pub mod sse;
 
 pub use error::{ErrorBody, ErrorCode, Problem};
-pub use request::{OnCwdBusy, OnDisconnect, OnLost, Permissions, RunLimits, RunRequest};
+pub use request::{Confine, OnCwdBusy, OnDisconnect, OnLost, Permissions, RunLimits, RunRequest};
 pub use server::{LiveProof, ServerInfo};
 pub use snapshot::{CancelReply, EventList, Links, Queue, RunList, Snapshot, Why};

@@ -36,6 +36,19 @@ pub enum Permissions {
     Full,
 }
 
+/// What the run may write and see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confine {
+    /// Whatever the server's user may.
+    #[default]
+    None,
+    /// Write its directory, its temporary files and its agent's own state, nothing else.
+    Write,
+    /// See the same and the system's programs, nothing else, and no network.
+    Full,
+}
+
 /// What happens to a run whose process was lost before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -157,6 +170,8 @@ pub struct RunRequest {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "object")]
     pub limits: Option<RunLimits>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub confine: Option<Confine>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
@@ -194,6 +209,7 @@ impl RunRequest {
         "response_format",
         "timeout_ms",
         "limits",
+        "confine",
         "on_lost",
         "on_disconnect",
         "on_cwd_busy",

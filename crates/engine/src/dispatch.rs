@@ -17,6 +17,7 @@ use longhaul_store::{Commit, CommitError, RecordWrite};
 use serde_json::{Map, Value};
 
 use crate::admission;
+use crate::containment::{Confine, Site};
 use crate::doc::{self, Doc, Origin};
 use crate::engine::Engine;
 use crate::error::DispatchError;
@@ -188,6 +189,7 @@ impl Engine {
             }
         }
         self.inner.options.containment.check(&new.sealed.contained)?;
+        self.check_confine(&new.sealed, harness.name(), own_cwd).await?;
         admission::installed(harness, &plan, &new.sealed, &self.inner.options.environment)?;
         new.warnings.extend(plan.warnings);
         if let Some(holder) = self.holder_of(&new.sealed.cwd, harness, session_key.as_ref()) {
@@ -220,6 +222,27 @@ impl Engine {
         metrics::counter!("longhaul_runs_created_total", "harness" => harness.name()).increment(1);
         self.adopt(Owner::fresh(self.clone(), shared, line, turn));
         Ok(Dispatched::Created)
+    }
+
+    /// Whether the run can be confined as it asks.
+    async fn check_confine(&self, sealed: &Sealed, harness: &'static str, own_cwd: bool) -> Result<(), DispatchError> {
+        let (engine, cwd, confine) = (self.clone(), sealed.cwd.clone(), sealed.contained.confine);
+        if confine == Confine::None {
+            return Ok(());
+        }
+        let checked = tokio::task::spawn_blocking(move || {
+            let (env, tmp, path) = (&[], Path::new("/"), engine.search_path());
+            let site = Site { confine, harness, cwd: &cwd, own_cwd, tmp, env, path };
+            engine.inner.options.containment.check_confine(&site)
+        });
+        let why = |error: tokio::task::JoinError| error.to_string();
+        let failed = |why| DispatchError::ConfinementUnavailable { confine: confine.as_str(), why };
+        checked.await.unwrap_or_else(|error| Err(failed(why(error))))
+    }
+
+    /// The server's own `PATH`.
+    pub(crate) fn search_path(&self) -> &str {
+        self.inner.options.environment.get("PATH").map_or("/usr/bin:/bin", String::as_str)
     }
 
     /// Seals and commits.

@@ -49,6 +49,14 @@ pub enum DispatchError {
         /// The limit's wire name.
         limit: &'static str,
     },
+    /// The run cannot be confined as it asks.
+    #[error("a run cannot be confined here: {why}")]
+    ConfinementUnavailable {
+        /// The confinement that was asked for.
+        confine: &'static str,
+        /// Why, and what helps.
+        why: String,
+    },
     /// The directory to work in is not one.
     #[error("{} cannot be worked in", .path.display())]
     Cwd {

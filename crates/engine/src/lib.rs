@@ -28,7 +28,7 @@ mod view;
 mod why;
 
 pub use cancel::{Cancelled, Operation};
-pub use containment::{Contained, Containment};
+pub use containment::{Confine, Contained, Containment};
 pub use disk::{Disk, DiskFloor, DiskLow};
 pub use dispatch::{Dispatched, NewRun, Reserved};
 pub use doc::{Doc, Origin};

@@ -21,6 +21,7 @@
 
 mod attempt;
 mod commit;
+mod confined;
 mod control;
 mod finish;
 mod ingest;

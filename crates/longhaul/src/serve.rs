@@ -72,6 +72,8 @@ pub struct Options {
     pub output_limit: Option<u64>,
     /// Where control groups for runs are made.
     pub cgroup: Where,
+    /// Files and directories that no confined run sees besides the data directory: tokens, configuration.
+    pub hidden: Vec<PathBuf>,
 }
 
 /// Runs with a process at once where nothing says how many: twice the cores, at least 4.
@@ -395,7 +397,8 @@ fn containment(options: &Options) -> Containment {
     let grounds = Grounds::find(&options.cgroup, Path::new("/proc/self/exe"));
     let (memory, tasks) = (grounds.limits_memory(), grounds.limits_tasks());
     tracing::info!(groups = grounds.any(), memory, tasks, "looked for control groups");
-    Containment { grounds }
+    let hidden = [&options.data_dir].into_iter().chain(&options.hidden).cloned().collect();
+    Containment { grounds, hidden }
 }
 
 /// Turns SIGTERM and SIGINT into the server's end, and SIGUSR2 into an upgrade to what is installed. SIGHUP means a

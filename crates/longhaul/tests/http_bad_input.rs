@@ -86,6 +86,8 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::SessionBusy, "sessions"),
     (ErrorCode::LogExpired, "retention"),
     (ErrorCode::SessionQueueFull, "sessions"),
+    (ErrorCode::LimitUnenforceable, "containment"),
+    (ErrorCode::ConfinementUnavailable, "confinement"),
     (ErrorCode::BodyTooLarge, "http_dispatch"),
     (ErrorCode::RunConflict, "http_dispatch"),
     (ErrorCode::OperationConflict, "http_dispatch"),
@@ -153,8 +155,21 @@ fn malformed(table: &mut Table) {
     }
 }
 
+/// What a run may do to the machine.
+fn containment_fields(table: &mut Table) {
+    for wrong in [json!("maybe"), json!(true)] {
+        table.field(demo(json!({ "confine": wrong })), "invalid_field", "confine");
+    }
+    for bytes in [json!(0), json!((16 << 20) - 1), json!("1G"), json!(-1)] {
+        let limits = json!({ "limits": { "memory_bytes_max": bytes } });
+        table.field(demo(limits), "invalid_field", "limits.memory_bytes_max");
+    }
+    table.field(demo(json!({ "limits": { "tasks_max": 0 } })), "invalid_field", "limits.tasks_max");
+}
+
 /// Fields of a run request.
 fn run_fields(table: &mut Table, file: &str) {
+    containment_fields(table);
     table.field(json!({}), "invalid_field", "harness");
     table.field(demo(json!({ "promt": "hi" })), "unknown_field", "promt");
     table.field(demo(json!({ "limits": { "turns": 1 } })), "invalid_field", "limits.turns");

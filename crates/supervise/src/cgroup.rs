@@ -24,7 +24,7 @@ use crate::{exec_stage, limits, procfs};
 /// What every group of an attempt is called before its marker.
 pub const PREFIX: &str = "longhaul-";
 
-/// The group a server that is alone in a delegated one moves to, so that controllers can be handed on.
+/// The group that a server lives in below the one it may make groups in, so that controllers can be handed on.
 const SERVER: &str = "longhaul-server";
 
 const PROCS: &str = "cgroup.procs";
@@ -79,6 +79,15 @@ struct Base {
     tasks: bool,
 }
 
+/// A directory that may become a [`Base`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Candidate {
+    dir: PathBuf,
+    version_2: bool,
+    /// The root of what this process sees of the hierarchy.
+    root: bool,
+}
+
 /// The places in which this server makes groups; none where the machine does not let it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grounds {
@@ -86,15 +95,17 @@ pub struct Grounds {
 }
 
 impl Grounds {
-    /// Looks where groups can be made, by making some: each is entered by a short-lived `exe` and removed again. A
-    /// server alone in a delegated version 2 group moves into a group below it and hands the controllers on.
+    /// Looks where groups can be made, by making some: each is entered by a short-lived `exe` and removed again.
+    /// Controllers of version 2 are handed on where no process stands in the way. A server alone in the root of a
+    /// container moves itself out of the way; in a systemd unit it must not, since the unit's next start could put no
+    /// process there while runs are alive: `DelegateSubgroup=longhaul-server` is for that.
     pub fn find(place: &Where, exe: &Path) -> Self {
         let candidates = match place {
             Where::Nowhere => Vec::new(),
-            Where::Dir(dir) => vec![(dir.clone(), true)],
+            Where::Dir(dir) => vec![Candidate { dir: dir.clone(), version_2: true, root: false }],
             Where::Own => own_groups(),
         };
-        let bases = candidates.into_iter().filter_map(|(dir, version_2)| Base::probe(dir, version_2, exe)).collect();
+        let bases = candidates.into_iter().filter_map(|candidate| Base::probe(candidate, exe)).collect();
         Self { bases }
     }
 
@@ -137,9 +148,10 @@ impl Grounds {
 }
 
 impl Base {
-    fn probe(dir: PathBuf, version_2: bool, exe: &Path) -> Option<Self> {
+    fn probe(candidate: Candidate, exe: &Path) -> Option<Self> {
+        let Candidate { dir, version_2, root } = candidate;
         if version_2 {
-            hand_on(&dir);
+            hand_on(&dir, root);
         }
         let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
         let probe = dir.join(format!("{PREFIX}probe-{}-{nanos}", std::process::id()));
@@ -163,7 +175,7 @@ impl Base {
 }
 
 /// Makes memory and pids controllers of a version 2 group available below it, if nobody else stands in the way.
-fn hand_on(dir: &Path) {
+fn hand_on(dir: &Path, may_move: bool) {
     let words = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
     let (offered, handed) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
@@ -173,7 +185,7 @@ fn hand_on(dir: &Path) {
         }
         let own = std::process::id().to_string();
         // A group with processes of its own hands nothing on; the root, which has no type, is free of that.
-        if dir.join("cgroup.type").exists() && words(PROCS).trim() == own {
+        if may_move && dir.join("cgroup.type").exists() && words(PROCS).trim() == own {
             let below = dir.join(SERVER);
             let _ = fs::create_dir(&below);
             let _ = fs::write(below.join(PROCS), &own);
@@ -183,14 +195,14 @@ fn hand_on(dir: &Path) {
 }
 
 /// The directories of this process's own groups: of version 2, and of version 1's memory and pids controllers.
-fn own_groups() -> Vec<(PathBuf, bool)> {
+fn own_groups() -> Vec<Candidate> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups_of(&mounts, &groups)
 }
 
-fn groups_of(mounts: &str, groups: &str) -> Vec<(PathBuf, bool)> {
-    let mut found: Vec<(PathBuf, bool)> = Vec::new();
+fn groups_of(mounts: &str, groups: &str) -> Vec<Candidate> {
+    let mut found: Vec<Candidate> = Vec::new();
     for line in groups.lines() {
         let mut parts = line.splitn(3, ':');
         let (Some(number), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
@@ -208,11 +220,11 @@ fn groups_of(mounts: &str, groups: &str) -> Vec<(PathBuf, bool)> {
         if dir.file_name().is_some_and(|name| name == SERVER) {
             dir.pop();
         }
-        if found.iter().all(|(other, _)| *other != dir) {
-            found.push((dir, version_2));
+        if found.iter().all(|other| other.dir != dir) {
+            found.push(Candidate { dir, version_2, root: path == "/" });
         }
     }
-    found.sort_by_key(|(_, version_2)| !version_2);
+    found.sort_by_key(|candidate| !candidate.version_2);
     found
 }
 
@@ -429,7 +441,8 @@ mod tests {
     use super::*;
 
     fn dirs(mounts: &str, groups: &str) -> Vec<(String, bool)> {
-        groups_of(mounts, groups).into_iter().map(|(dir, two)| (dir.to_string_lossy().into_owned(), two)).collect()
+        let plain = |found: Candidate| (found.dir.to_string_lossy().into_owned(), found.version_2);
+        groups_of(mounts, groups).into_iter().map(plain).collect()
     }
 
     #[test]

@@ -12,6 +12,7 @@
 
 pub mod attempt;
 pub mod cgroup;
+pub mod confine;
 pub mod control;
 mod durable;
 pub mod exec_stage;
@@ -31,6 +32,7 @@ mod sys;
 
 pub use attempt::{AttemptDir, AttemptError, AttemptState, Settled};
 pub use cgroup::{Ended, Grounds, Group, GroupSpec, Where};
+pub use confine::Cell;
 pub use control::{ControlClient, Event, Request, StopReason};
 pub use input::{Appended, InputError, InputLog};
 pub use kill::{Identity, MarkedReport, find_marked, kill_marked};

@@ -52,6 +52,8 @@ pub const FULL_DISK_RETRY: Duration = Duration::from_millis(200);
 pub const FULL_DISK_WAIT: Duration = Duration::from_mins(10);
 /// How long the tree may take to vanish after KILL before the exit record names what is left.
 pub const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How long a trial of bubblewrap may take; it takes some milliseconds.
+pub const TRIAL_WAIT: Duration = Duration::from_secs(10);
 /// How long an empty control group is tried to be removed: the kernel lets go of the dead a moment after they are reaped.
 pub const GROUP_REMOVAL_WAIT: Duration = Duration::from_secs(1);
 /// Between two rounds of KILL over the tree.

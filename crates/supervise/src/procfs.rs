@@ -58,6 +58,13 @@ pub(crate) fn stat(pid: i32) -> io::Result<Option<Stat>> {
     }
 }
 
+/// The number of a process in the innermost pid namespace that it is in. Source: `proc_pid_status(5)`, `NSpid`.
+pub(crate) fn inner_pid(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().last()?.parse().ok()
+}
+
 /// The kernel's id of this boot.
 pub(crate) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim_end().to_owned())

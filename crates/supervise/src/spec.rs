@@ -44,6 +44,10 @@ pub struct AttemptSpec {
     /// The control groups that the agent is put into, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupSpec>,
+    /// The name of the agent's program where `program` is a wrapper that holds it in a pid namespace. The wrapper takes
+    /// no signal but KILL: the agent behind it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wrapped: Option<String>,
 }
 
 /// Where an agent's standard input comes from.
@@ -251,6 +255,7 @@ mod tests {
                 StopStep::Signal { signal: StopSignal::Term, wait_ms: 5000 },
             ],
             group: None,
+            wrapped: None,
         }
     }
 

@@ -17,6 +17,7 @@ use longhaul_supervise::{AttemptDir, AttemptError, AttemptSpec, AttemptState, Ev
 use super::control::Control;
 use super::ingest::Source;
 use super::{LetGo, Owner};
+use crate::containment::Confine;
 use crate::engine::attempt_path;
 use crate::environment;
 use crate::places::Wait;
@@ -75,7 +76,8 @@ impl Owner {
         let spec = self.spec(attempt, &plan, &sealed);
         let tmp = self.tmp_dir();
         let tmp_text = tmp.to_string_lossy().into_owned();
-        let private_tmp = self.state.driver == Driver::Harness;
+        let (confine, budget_ms) = (sealed.contained.confine, sealed.timeout_ms);
+        let private_tmp = self.state.driver == Driver::Harness || confine != Confine::None;
         let env = environment::build(&environment::Source {
             key: &self.shared.key,
             driver: self.state.driver,
@@ -87,6 +89,11 @@ impl Owner {
         });
         let path = attempt_path(&dir, attempt.get());
         let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
+        let (spec, env) = match self.confined(spec, env, &sealed).await {
+            Ok(confined) => confined,
+            // It was possible when the run was accepted. Never without.
+            Err(why) => return self.give_up("confinement_unavailable", why).await,
+        };
         let prepare = Arc::new(move || -> io::Result<AttemptDir> {
             if private_tmp {
                 private_dir(&tmp)?;
@@ -112,7 +119,7 @@ impl Owner {
             move || prepare()
         });
         let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
-        let command = Command::StartAttempt { cause, budget_ms: sealed.timeout_ms };
+        let command = Command::StartAttempt { cause, budget_ms };
         let intended = self.apply(command, Urgency::Ordinary).await;
         let made = loop {
             let made = (&mut making).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -159,6 +166,7 @@ impl Owner {
         AttemptSpec {
             version: supervise::spec::VERSION,
             attempt: marker.clone(),
+            wrapped: None,
             group: self.engine.inner.options.containment.group(&marker, &sealed.contained),
             marker,
             epoch: self.engine.inner.epoch.get(),
@@ -433,7 +441,8 @@ impl Owner {
         if !matches!(self.state.phase, Phase::Starting { .. }) {
             return Ok(());
         }
-        let program = dir.read_spec().ok().flatten().map_or(String::new(), |spec| spec.program);
+        let spec = dir.read_spec().ok().flatten();
+        let program = spec.map_or(String::new(), |spec| spec.wrapped.unwrap_or(spec.program));
         let own = program == self.engine.inner.options.exe.to_string_lossy();
         let command = if own { "longhaul".to_owned() } else { crate::dispatch::file_name(&program) };
         let event = ProcessStarted {
@@ -555,7 +564,7 @@ fn close_when(when: CloseWhen) -> supervise::CloseWhen {
     }
 }
 
-fn private_dir(path: &Path) -> io::Result<()> {
+pub(super) fn private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

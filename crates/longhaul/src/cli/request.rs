@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul_api::{Permissions, RunLimits, RunRequest};
+use longhaul_api::{Confine, Permissions, RunLimits, RunRequest};
 use longhaul_model::{ProjectId, RunId, SessionId, limits};
 
 use super::duration;
 use super::environment::{Environment, TOKEN};
 use super::escape::one_line;
-use super::run::{Args, Permit};
+use super::run::{Args, Fence, Permit};
 use super::trouble::Trouble;
 
 /// The harness that is any command.
@@ -109,6 +109,7 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         system: args.system.clone(),
         permissions: args.permissions.map(Permissions::from),
         limits: limits_of(args),
+        confine: args.confine.map(Confine::from),
         timeout_ms: args.timeout.as_deref().map(timeout_ms).transpose()?,
         tags: tags(&args.tag)?,
         name: args.name.clone(),
@@ -144,6 +145,16 @@ impl From<Permit> for Permissions {
             Permit::ReadOnly => Self::ReadOnly,
             Permit::Edit => Self::Edit,
             Permit::Full => Self::Full,
+        }
+    }
+}
+
+impl From<Fence> for Confine {
+    fn from(fence: Fence) -> Self {
+        match fence {
+            Fence::None => Self::None,
+            Fence::Write => Self::Write,
+            Fence::Full => Self::Full,
         }
     }
 }

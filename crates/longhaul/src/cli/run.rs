@@ -38,6 +38,17 @@ pub enum Permit {
     Full,
 }
 
+/// What a run may write and see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fence {
+    /// Whatever the server's user may
+    None,
+    /// Write its directory, its temporary files and the agent's own state alone
+    Write,
+    /// See nothing but those and the system's programs, and no network
+    Full,
+}
+
 /// Start a run and follow it
 ///
 /// The run goes on whatever happens to this command: Ctrl-C detaches, `longhaul attach` comes back.
@@ -83,6 +94,9 @@ pub struct Args {
     /// Time the run may take, as 90s, 10m or 2h [default: 6h]
     #[arg(long, value_name = "TIME")]
     pub timeout: Option<String>,
+    /// What it may write and see, held by bubblewrap
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub confine: Option<Fence>,
     /// Memory of all its processes together, as 512M or 2G; beyond it the kernel kills
     #[arg(long, value_name = "BYTES", value_parser = super::request::bytes)]
     pub memory: Option<u64>,

@@ -136,6 +136,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         Some(file) => Some(token_file(file).map_err(|error| bad(error.into()))?),
         None => session.finder.token.clone(),
     };
+    let hidden = hidden(args.token_file.as_deref(), session);
     let origins = args.allowed_origins.as_deref().or(config.list("server.allowed_origins")).unwrap_or_default();
     let allowed_origins = origins.iter().map(|text| Origin::parse(text)).collect::<Result<_, _>>();
     let allowed_origins = allowed_origins.map_err(|error| bad(Trouble::new(format!("--allowed-origins: {error}"))))?;
@@ -159,6 +160,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
             bytes_max: args.keep_bytes.or_else(|| number("limits.keep_bytes")).unwrap_or(kept.bytes_max),
             ..kept
         },
+        hidden,
         cgroup: args.cgroup.or_else(|| cgroup(config.text("server.cgroup")?).ok()).unwrap_or_default(),
         disk: DiskFloor {
             bytes: args
@@ -179,6 +181,16 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         detach();
     }
     Ok(serve::run(options))
+}
+
+/// The files that hold or name a token, wherever they are: confined runs see none of them.
+fn hidden(token_file: Option<&Path>, session: &Session) -> Vec<PathBuf> {
+    let named = ["server.token_file", "client.token_file"].map(|name| session.config.text(name).map(PathBuf::from));
+    // The directories of the configuration, and not only the one file that was read.
+    let config = session.config.file.clone();
+    let its_dir = config.as_deref().and_then(Path::parent).filter(|dir| dir.ends_with("longhaul")).map(Path::to_owned);
+    let usual = [config, its_dir, Some("/etc/longhaul".into())];
+    token_file.map(Path::to_owned).into_iter().chain(named.into_iter().chain(usual).flatten()).collect()
 }
 
 /// Whoever starts a server in the background gives it null, a log and the root directory; the rest it does itself.

@@ -161,10 +161,14 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                     .fact("install", install.unwrap_or_default()),
             )
         }
+        DispatchError::ConfinementUnavailable { confine, why } => {
+            let text = format!("confine {confine} is not possible here: {why}");
+            not_started(Problem::new(ErrorCode::ConfinementUnavailable, text).param("confine"))
+        }
         DispatchError::LimitUnenforceable { limit } => {
             let text = format!(
                 "limits.{limit} cannot be kept here: this server can make no control group with that limit; run it \
-                 where it can (a systemd service with Delegate=yes, or as root), or leave the limit out"
+                 where it can (docs/operations.md tells where that is), or leave the limit out"
             );
             let problem = Problem::new(ErrorCode::LimitUnenforceable, text);
             not_started(problem.param(format!("limits.{limit}")))

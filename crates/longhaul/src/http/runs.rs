@@ -7,7 +7,7 @@ use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, OnCwdBusy, OnDisconnect, OnLost, Problem, Queue, RunList, RunRequest, Snapshot};
-use longhaul_engine::{Contained, Dispatched, NewRun, Origin, Sealed, View};
+use longhaul_engine::{Confine, Contained, Dispatched, NewRun, Origin, Sealed, View};
 use longhaul_harness::Permissions;
 use longhaul_model::{ProjectId, RunId, RunKey, Seq, Status, StreamId, limits};
 use longhaul_store::RunFilter;
@@ -124,7 +124,15 @@ pub(super) fn new_run(
         idle_ms: run_limits.idle_ms,
         timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
         new_session: uuid::Uuid::new_v4().to_string(),
-        contained: Contained { memory_bytes_max: run_limits.memory_bytes_max, tasks_max: run_limits.tasks_max },
+        contained: Contained {
+            memory_bytes_max: run_limits.memory_bytes_max,
+            tasks_max: run_limits.tasks_max,
+            confine: match request.confine.unwrap_or_default() {
+                longhaul_api::Confine::None => Confine::None,
+                longhaul_api::Confine::Write => Confine::Write,
+                longhaul_api::Confine::Full => Confine::Full,
+            },
+        },
     };
     Ok(NewRun {
         key,

@@ -136,7 +136,7 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
                 how: how(&exit.how).to_owned(),
                 stop: exit.stop.as_str().to_owned(),
                 rusage: exit.rusage.clone(),
-                oom: None,
+                oom: (exit.oom_kills > 0).then_some(true),
                 killed_descendants: exit.killed_descendants,
                 unkilled: exit.unkilled.clone(),
             }

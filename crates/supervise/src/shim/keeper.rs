@@ -59,6 +59,8 @@ pub(super) struct Keeper {
     pub(super) epoch: u64,
     pub(super) ladder: Ladder,
     pub(super) tree: Tree,
+    /// The leader only holds the agent, which is behind it.
+    pub(super) wrapped: bool,
     /// The control group that holds the tree, where there is one.
     pub(super) group: Option<Group>,
     pub(super) stage: Stage,
@@ -107,6 +109,7 @@ impl Keeper {
             epoch: spec.epoch,
             ladder: Ladder::new(spec.stop),
             tree: Tree::new(),
+            wrapped: spec.wrapped.is_some(),
             group,
             stage: Stage::Running,
             tick: now,
@@ -427,6 +430,9 @@ impl Keeper {
     }
 
     fn signal(&mut self, signal: StopSignal) {
+        if self.wrapped && signal != StopSignal::Kill && self.signal_wrapped(signal) {
+            return;
+        }
         match signal {
             // The CLIs take it as Ctrl-C and tell their tools themselves.
             StopSignal::Int => self.leader.signal(Signal::INT),
@@ -442,5 +448,22 @@ impl Keeper {
                 self.leader.signal_group(signal.signal());
             }
         }
+    }
+
+    /// The same past a wrapper, which would die of it and take the agent with it before that could act; `false` if
+    /// there is no agent behind it yet.
+    fn signal_wrapped(&self, signal: StopSignal) -> bool {
+        let Some(agent) = Tree::wrapped(self.leader.pid) else {
+            return false;
+        };
+        match signal {
+            StopSignal::Term => {
+                for signal in [Signal::TERM, Signal::CONT] {
+                    self.tree.signal_besides(self.leader.pid, signal);
+                }
+            }
+            other => drop(self.tree.signal(agent, other.signal())),
+        }
+        true
     }
 }

@@ -51,6 +51,19 @@ impl Tree {
         }
     }
 
+    /// Signals every process below the shim but this one.
+    pub(super) fn signal_besides(&self, pid: i32, signal: Signal) {
+        for one in procfs::descendants(self.own).unwrap_or_default().into_iter().filter(|one| one.pid != pid) {
+            self.signal(one, signal);
+        }
+    }
+
+    /// The agent behind a wrapper: the second process of the pid namespace below it, after the one that reaps there.
+    pub(super) fn wrapped(wrapper: i32) -> Option<Descendant> {
+        let below = procfs::descendants(wrapper).ok()?;
+        below.into_iter().find(|one| procfs::inner_pid(one.pid) == Some(2))
+    }
+
     /// Sends KILL to every process below the shim, once over.
     pub(super) fn kill(&mut self) {
         for one in procfs::descendants(self.own).unwrap_or_default() {
@@ -76,7 +89,7 @@ impl Tree {
 
     /// A child's number is its own until it is reaped here. One further down is held by pidfd first, then looked at:
     /// it must still stand below the parent it was found under, or below the shim, which adopts orphans.
-    fn signal(&self, one: Descendant, signal: Signal) -> bool {
+    pub(super) fn signal(&self, one: Descendant, signal: Signal) -> bool {
         let Some(pid) = procfs::pid(one.pid) else {
             return false;
         };

@@ -8,3 +8,4 @@ mod groups;
 mod reading;
 mod rig;
 mod stops;
+mod wrapped;

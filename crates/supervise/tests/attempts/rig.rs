@@ -47,6 +47,7 @@ pub fn fixture(args: &[&str]) -> AttemptSpec {
         drain_ms: 200,
         stop: vec![StopStep::Signal { signal: StopSignal::Term, wait_ms: 300 }],
         group: None,
+        wrapped: None,
     }
 }
 
