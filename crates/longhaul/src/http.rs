@@ -4,6 +4,7 @@
 //! Owns: nothing but what a request needs. Never: touches a process or a file of a run but through the engine; starts
 //! a timer whose end touches a run.
 
+mod backup;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -37,6 +38,7 @@ use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use backup::Backups;
 pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
@@ -65,8 +67,8 @@ pub struct App {
     pub address: Arc<str>,
     /// What is remembered of chat requests without an id.
     pub chat_retries: Arc<ChatRetries>,
-    /// The data directory, for the disk's figures.
-    pub data_dir: Arc<std::path::Path>,
+    /// What makes backups.
+    pub backups: Arc<Backups>,
 }
 
 impl std::fmt::Debug for App {
@@ -90,6 +92,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
     ("/v1/models", &["get"]),
+    ("/v1/backup", &["post"]),
     ("/v1/shutdown", &["post"]),
     ("/health", &["get"]),
     ("/livez", &["get"]),
@@ -114,6 +117,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/models", get(models::list))
+        .route("/v1/backup", post(backup::backup))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/health", get(ops::health))
         .route("/livez", get(ops::livez))

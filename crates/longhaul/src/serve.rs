@@ -228,7 +228,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
         nonce: info.nonce.as_str().into(),
         address: info.address.as_str().into(),
         chat_retries: Arc::default(),
-        data_dir: options.data_dir.as_path().into(),
+        backups: Arc::new(http::Backups::new(Arc::clone(&store), &options.data_dir)),
     };
     let ended = signals(stop.clone())?;
     let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>())
