@@ -56,6 +56,8 @@ pub struct Options {
 pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) epoch: Epoch,
+    /// The last stream that came with a backup.
+    pub(crate) restored: longhaul_model::StreamId,
     pub(crate) places: Places,
     pub(crate) lanes: Lanes,
     pub(crate) recovery: Counters,
@@ -90,9 +92,11 @@ impl Engine {
     /// Of the store.
     pub async fn start(options: Options) -> Result<Self, StoreError> {
         let epoch = next_epoch(&*options.store).await?;
+        let restored = crate::restored::last_stream(&*options.store).await?;
         let places = Places::new(options.places.clone());
         let inner = Arc::new(Inner {
             epoch,
+            restored,
             places,
             lanes: Lanes::default(),
             recovery: Counters::default(),

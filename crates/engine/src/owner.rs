@@ -26,6 +26,7 @@ mod control;
 mod finish;
 mod ingest;
 mod wire;
+mod restored;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -224,6 +225,12 @@ impl Owner {
             Some(Begin::Fresh(Line::Waits(wait))) => self.wait_for_place(wait).await?,
             Some(Begin::Fresh(Line::Placed(place))) => self.place = Some(place),
             Some(Begin::Fresh(Line::Later)) => {}
+            Some(Begin::Recovering(_)) | None if self.is_restored() => {
+                self.end_restored().await?;
+                (self.place, self.turn) = (None, None);
+                // Nothing is tidied: what bears this run's name is the original's.
+                return Ok(());
+            }
             Some(Begin::Recovering(wait)) => self.take_over(wait).await?,
             None => self.take_over(None).await?,
         }

@@ -132,7 +132,7 @@ impl Engine {
     pub async fn session(&self, key: &SessionKey) -> Result<Option<Session>, StoreError> {
         let record = key.record();
         match self.store().record(&record).await? {
-            Some(bytes) => Session::decode(&record.id, &bytes).map(Some),
+            Some(bytes) => self.placed(Session::decode(&record.id, &bytes)?).map(Some),
             None => Ok(None),
         }
     }
@@ -152,9 +152,20 @@ impl Engine {
         let found = self.store().records(KIND, &prefix, longhaul_store::limits::RECORDS_MAX).await?;
         let after = after.map(|id| format!("{prefix}{id}"));
         let mut rest = found.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key.id > *after));
-        let page: Vec<Session> =
-            rest.by_ref().take(limit).map(|(key, bytes)| Session::decode(&key.id, bytes)).collect::<Result<_, _>>()?;
+        let page: Vec<Session> = rest
+            .by_ref()
+            .take(limit)
+            .map(|(key, bytes)| self.placed(Session::decode(&key.id, bytes)?))
+            .collect::<Result<_, _>>()?;
         Ok((page, rest.next().is_some()))
+    }
+
+    /// A private directory lies where this data directory is, whatever it was called when the session began.
+    fn placed(&self, mut session: Session) -> Result<Session, StoreError> {
+        if let Some(dir) = &session.dir {
+            session.cwd = self.work_dir(dir);
+        }
+        Ok(session)
     }
 
     /// The run that works in the session at the moment, or is the first to.

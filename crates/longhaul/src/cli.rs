@@ -5,6 +5,7 @@
 
 mod args;
 mod attach;
+mod backup;
 mod cancel;
 mod completions;
 mod config;
@@ -21,6 +22,7 @@ mod prune;
 mod ps;
 mod render;
 mod request;
+mod restore;
 mod rm;
 mod run;
 mod screen;
@@ -37,5 +39,20 @@ mod wait;
 mod why;
 
 pub use args::{Cli, main};
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let next = inner.to_string();
+        // Some say their cause themselves.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = inner.source();
+    }
+    text
+}
 pub(crate) use duration::parse as age;
 pub(crate) use serve::{cgroup, share};

@@ -5,6 +5,7 @@
 //! a timer whose end touches a run.
 
 mod asked;
+mod backup;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -40,6 +41,7 @@ use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use backup::Backups;
 pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
@@ -71,8 +73,8 @@ pub struct App {
     pub chat_retries: Arc<ChatRetries>,
     /// What is folded of responses that somebody polls.
     pub responses: Arc<ResponseFolds>,
-    /// The data directory, for the disk's figures.
-    pub data_dir: Arc<std::path::Path>,
+    /// What makes backups.
+    pub backups: Arc<Backups>,
     /// Who may take this server's place.
     pub upgrades: Arc<crate::serve::Upgrades>,
 }
@@ -101,6 +103,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/responses/{id}", &["get", "delete"]),
     ("/v1/responses/{id}/cancel", &["post"]),
     ("/v1/models", &["get"]),
+    ("/v1/backup", &["post"]),
     ("/v1/shutdown", &["post"]),
     ("/v1/upgrade", &["post"]),
     ("/health", &["get"]),
@@ -129,6 +132,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/responses/{id}", get(responses::show).delete(responses::erase))
         .route("/v1/responses/{id}/cancel", post(responses::stop))
         .route("/v1/models", get(models::list))
+        .route("/v1/backup", post(backup::backup))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/health", get(ops::health))

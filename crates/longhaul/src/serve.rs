@@ -286,7 +286,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         address: info.address.as_str().into(),
         chat_retries: Arc::default(),
         responses: Arc::default(),
-        data_dir: options.data_dir.as_path().into(),
+        backups: Arc::new(http::Backups::new(Arc::clone(&store), &options.data_dir)),
         upgrades: Arc::clone(upgrades),
     };
     let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };

@@ -172,8 +172,8 @@ impl Applier {
         if self.log_bytes < bound {
             return;
         }
-        // A log that readers kept from restarting for long is waited for.
-        let mode = if self.log_bytes > 4 * bound { "RESTART" } else { "PASSIVE" };
+        // A log that readers kept from restarting for long is waited for, unless a copy is why: that would stop commits.
+        let mode = if self.log_bytes > 4 * bound && !self.shared.is_copied() { "RESTART" } else { "PASSIVE" };
         self.checkpoint(mode);
     }
 

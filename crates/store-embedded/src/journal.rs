@@ -146,6 +146,13 @@ impl Journal {
         Ok(())
     }
 
+    /// Makes the first row of an empty journal: what comes before it was never here.
+    pub(crate) fn begin_at(&mut self, id: u64, body: &[u8]) -> Result<()> {
+        self.insert(id, body)?;
+        self.span = Span { first: id, last: id };
+        Ok(())
+    }
+
     fn insert(&self, id: u64, body: &[u8]) -> Result<()> {
         self.conn
             .prepare_cached("INSERT INTO journal (id, crc, body) VALUES (?1, ?2, ?3)")

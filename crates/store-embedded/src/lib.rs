@@ -13,6 +13,7 @@
 //! What is durable and not applied is in memory, whole, so no reader ever waits for the applier.
 
 mod applier;
+mod backup;
 mod ballast;
 mod committer;
 mod entry;
@@ -32,6 +33,7 @@ mod verify;
 mod wal;
 mod witness;
 
+pub use backup::{Cut, FILES as COPY_FILES, copy_closed, renew};
 pub use error::OpenError;
 pub use options::{Fatal, Options};
 pub use store::EmbeddedStore;

@@ -3,7 +3,7 @@
 //! Job: the lock around [`Memory`], the signals between committer and applier, and the one way to break down.
 //! Owns: whether the store still accepts anything. Never: touches a file.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,7 +38,17 @@ pub(crate) struct Shared {
     pub(crate) feed: watch::Sender<Seq>,
     closed: AtomicBool,
     broken: AtomicBool,
+    copies: AtomicUsize,
     fatal: Fatal,
+}
+
+/// A copy of the store is being made, until this is dropped.
+pub(crate) struct Copying(Arc<Shared>);
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.0.copies.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Shared {
@@ -54,6 +64,7 @@ impl Shared {
             feed,
             closed: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            copies: AtomicUsize::new(0),
             fatal,
         }
     }
@@ -87,6 +98,17 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Says that a copy is being made.
+    pub(crate) fn copying(self: &Arc<Self>) -> Copying {
+        self.copies.fetch_add(1, Ordering::AcqRel);
+        Copying(Arc::clone(self))
+    }
+
+    /// Whether a copy is being made: its snapshot keeps the library's log from restarting.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.copies.load(Ordering::Acquire) > 0
     }
 
     pub(crate) fn is_broken(&self) -> bool {

@@ -128,6 +128,20 @@ impl EmbeddedStore {
         &self.dir
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Ends the store on this thread, with everything applied. For one that only this process has ever seen.
+    pub(crate) fn drain_here(&self) -> crate::error::Result<()> {
+        self.shared.close();
+        self.shared.queue.close();
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let drained = threads.map_or(Ok(()), |threads| threads.drain(&self.shared));
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drained
+    }
+
     fn open_still(&self) -> Result<(), StoreError> {
         if self.shared.is_closed() { Err(StoreError::Closed) } else { Ok(()) }
     }

@@ -98,7 +98,12 @@ impl Owner {
     }
 
     /// Commits the last events, the exit and, unless another attempt follows, the end: all at once.
-    async fn end(&mut self, last: Events, cursor: Option<crate::cursor::Cursor>, exit: Exit) -> Result<(), LetGo> {
+    pub(super) async fn end(
+        &mut self,
+        last: Events,
+        cursor: Option<crate::cursor::Cursor>,
+        exit: Exit,
+    ) -> Result<(), LetGo> {
         let lost = exit.how == ExitHow::Lost;
         let over = loop {
             // Decided anew after each wait for room: a cancel may have come meanwhile.

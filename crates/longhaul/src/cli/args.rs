@@ -10,8 +10,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, sessions, verify, version,
-    wait, why,
+    attach, backup, cancel, completions, config, inspect, logs, prune, ps, restore, rm, run, serve, server, sessions,
+    verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -73,6 +73,8 @@ enum Verb {
     Sessions(sessions::Args),
     Serve(serve::Args),
     Server(server::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Verify(verify::Args),
     Config(config::Args),
     /// Print the version
@@ -144,6 +146,8 @@ impl Verb {
             Self::Rm(args) => rm::run(args, session).await,
             Self::Prune(args) => prune::run(args, session).await,
             Self::Sessions(args) => sessions::run(args, session).await,
+            Self::Backup(args) => backup::run(args, session).await,
+            Self::Restore(args) => restore::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
             Self::Serve(_) | Self::Verify(_) | Self::Config(_) | Self::Version | Self::Completions(_) => Ok(OWN),
         }

@@ -76,6 +76,14 @@ impl Session {
         Ok(self.finder.data_dir()?)
     }
 
+    /// A path as this directory sees it.
+    ///
+    /// # Errors
+    /// It is relative, and the working directory is gone.
+    pub fn absolute(&self, path: &Path) -> Result<PathBuf, Trouble> {
+        absolute(path, &self.environment)
+    }
+
     /// A server that answers, started if need be.
     ///
     /// # Errors

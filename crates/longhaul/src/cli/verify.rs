@@ -44,10 +44,10 @@ pub fn run(args: &Args, session: &Session) -> Result<u8, Trouble> {
 }
 
 /// Keeps a server from starting while the store is read.
-fn lock(data_dir: &Path) -> Result<FileLock, Trouble> {
+pub(super) fn lock(data_dir: &Path) -> Result<FileLock, Trouble> {
     FileLock::try_exclusive(&data_dir.join("lock")).map_err(|error| match error {
         LockError::Held { .. } => Trouble::new(format!("a server is using {}", data_dir.display()))
-            .help("stop it, verify, start it again: longhaul server stop   (runs go on)"),
+            .help("stop it first: longhaul server stop   (runs go on)"),
         LockError::Io { path, source } => Trouble::new(format!("could not lock {}: {source}", path.display())),
     })
 }

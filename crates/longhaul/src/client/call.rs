@@ -20,6 +20,9 @@ use super::error::ClientError;
 /// How long a connection may take: loopback answers at once, a remote one within seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a backup may take: a store of hundreds of gigabytes on a slow disk.
+const BACKUP_TIMEOUT: Duration = Duration::from_hours(24);
+
 /// How long an ordinary call may take; waits in the request come on top.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -278,6 +281,13 @@ impl Client {
     pub async fn delete_session(&self, project: &ProjectId, id: &SessionId) -> Result<Value, ClientError> {
         let pairs = [("project", project.to_string())];
         let call = self.request(Method::DELETE, &format!("/v1/sessions/{id}"), &pairs).timeout(CALL_TIMEOUT);
+        self.decode(self.send(call).await?).await
+    }
+
+    /// Has the server back its store up into a directory of its host.
+    pub async fn backup(&self, dest: &std::path::Path, output: bool) -> Result<Value, ClientError> {
+        let body = serde_json::json!({ "dest": dest, "output": output });
+        let call = self.request(Method::POST, "/v1/backup", &[]).timeout(BACKUP_TIMEOUT).json(&body);
         self.decode(self.send(call).await?).await
     }
 
