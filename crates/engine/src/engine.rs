@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) places: Places,
     pub(crate) lanes: Lanes,
     pub(crate) recovery: Counters,
+    pub(crate) probes: crate::probe::Probes,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
     /// Locks for whoever writes a session's record; taken after a run's, never before.
@@ -91,6 +92,7 @@ impl Engine {
             places,
             lanes: Lanes::default(),
             recovery: Counters::default(),
+            probes: crate::probe::Probes::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             session_shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
@@ -322,6 +324,17 @@ impl Engine {
             process && !has(&live.shared.key)
         });
         Drift { idle, uncounted: uncounted.count() }
+    }
+
+    /// The harnesses as runs that come over HTTP find their programs; versions as far as they are known. Nothing of it
+    /// takes a place.
+    pub async fn harnesses(&self, at_most: Duration) -> Vec<crate::probe::Readiness> {
+        crate::probe::readiness(&self.inner.probes, &self.inner.options.environment, at_most).await
+    }
+
+    /// Runs that have a process.
+    pub fn process_count(&self) -> usize {
+        self.lock_live().values().filter(|live| live.shared.with_doc(|doc| doc.run.pid.is_some())).count()
     }
 
     /// Runs that are not over.

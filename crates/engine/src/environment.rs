@@ -58,6 +58,17 @@ pub(crate) fn build(source: &Source<'_>) -> Vec<(String, String)> {
     env.into_iter().collect()
 }
 
+/// What a run of an agent gets from the variables `base` and its plan alone, without anything of one run.
+pub(crate) fn inherited(base: &BTreeMap<String, String>, plan: &Plan) -> Vec<(String, String)> {
+    let mut env: BTreeMap<String, String> = base
+        .iter()
+        .filter(|(name, _)| !name.starts_with(OURS) && allowed(name, plan.env_allow))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    env.extend(plan.env.iter().cloned());
+    env.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

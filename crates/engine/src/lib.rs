@@ -17,6 +17,7 @@ mod error;
 mod lanes;
 mod owner;
 mod places;
+pub mod probe;
 mod recovery;
 mod retention;
 mod sealed;

@@ -121,6 +121,8 @@ pub(crate) struct Owner {
     poison: Option<String>,
     /// When this server first saw the process live.
     seen_live: Option<Instant>,
+    /// What the program was asked of its version, until the answer was dealt with.
+    asked: Option<crate::probe::Asked>,
     /// When this server first told the shim to stop.
     stop_begun: Option<Instant>,
     /// Whether this run is one that recovery has still to account for.
@@ -145,6 +147,7 @@ impl Owner {
             cursor: None,
             poison: None,
             seen_live: None,
+            asked: None,
             stop_begun: None,
             unaccounted,
         };

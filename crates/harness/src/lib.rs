@@ -15,6 +15,7 @@ mod gemini;
 mod harness;
 mod kept;
 mod kimi;
+mod login;
 mod opencode;
 mod parser;
 mod pi;
@@ -25,6 +26,7 @@ mod saved;
 mod shape;
 
 pub use harness::Harness;
+pub use login::{Login, login};
 pub use parser::{Parser, SourceLine, StateError};
 pub use plan::{Plan, Program, StopStep};
 pub use registry::{all, find};

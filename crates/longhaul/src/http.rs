@@ -40,6 +40,7 @@ pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
 pub use openapi::document as openapi_document;
+pub(crate) use ops::readiness;
 pub use peer::Peer;
 pub use reply::Failure;
 
@@ -66,6 +67,8 @@ pub struct App {
     pub chat_retries: Arc<ChatRetries>,
     /// The data directory, for the disk's figures.
     pub data_dir: Arc<std::path::Path>,
+    /// How late the event loop is.
+    pub pulse: Arc<crate::pulse::Pulse>,
     /// Who may take this server's place.
     pub upgrades: Arc<crate::serve::Upgrades>,
 }

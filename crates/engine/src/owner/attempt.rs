@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longhaul_harness::{Plan, Program, StopStep};
+use longhaul_harness::{Harness, Plan, Program, StopStep};
 use longhaul_model::event::{Driver, ProcessStarted, Warning};
 use longhaul_model::run::{Command, Phase};
 use longhaul_model::{AttemptNo, limits};
@@ -20,6 +20,7 @@ use super::{LetGo, Owner};
 use crate::engine::attempt_path;
 use crate::environment;
 use crate::places::Wait;
+use crate::probe::{Answer, Asked, Probes};
 use crate::recovery::Fate;
 use crate::sealed::{self, Sealed};
 
@@ -34,6 +35,9 @@ const LAUNCH_MAX: Duration = Duration::from_secs(30);
 
 /// How long after its whole stop ladder a shim may take to prove that the tree is gone.
 const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// How long the event that tells of the process waits for its version; the process itself runs already.
+const VERSION_WAIT: Duration = Duration::from_millis(200);
 
 /// The wait before another attempt, times the attempts that failed to start.
 const AGAIN: Duration = Duration::from_millis(300);
@@ -85,6 +89,7 @@ impl Owner {
             address: &self.engine.inner.options.address,
             tmp: private_tmp.then_some(tmp_text.as_str()),
         });
+        self.asked = ask_version(self.engine.inner.probes.clone(), harness, &plan, &env).await;
         let path = attempt_path(&dir, attempt.get());
         let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
         let prepare = Arc::new(move || -> io::Result<AttemptDir> {
@@ -141,6 +146,22 @@ impl Owner {
             tracing::error!(run = %self.shared.key, error = %super::chain(error), "could not launch an attempt");
         }
         self.follow(attempt, child.ok()).await
+    }
+
+    /// Says once that the program is not of the version that was tested.
+    async fn warn_of_version(&mut self) -> Result<(), LetGo> {
+        let answer = self.asked.as_ref().and_then(Asked::now);
+        let Some(answer) = answer else { return Ok(()) };
+        self.asked = None;
+        let Answer::Version(version) = answer else { return Ok(()) };
+        let name = self.shared.with_doc(|doc| doc.run.harness.clone());
+        let tested = longhaul_harness::find(&name).and_then(|harness| harness.tested_version());
+        let Some(tested) = tested.filter(|tested| *tested != version) else { return Ok(()) };
+        let warning = Warning {
+            code: "untested_version".to_owned(),
+            message: format!("{name} is version {version}; {tested} is the one that was tested"),
+        };
+        self.apply(Command::Observe(vec![warning.into()]), Urgency::Ordinary).await
     }
 
     fn spec(&self, attempt: AttemptNo, plan: &Plan, sealed: &Sealed) -> AttemptSpec {
@@ -390,6 +411,7 @@ impl Owner {
             }
             let (next, progress) = self.ingest(attempt, dir, source).await?;
             (source, more) = (next, progress.more);
+            self.warn_of_version().await?;
             if progress.any {
                 silent_since = Instant::now();
                 warned = false;
@@ -422,15 +444,41 @@ impl Owner {
         let program = dir.read_spec().ok().flatten().map_or(String::new(), |spec| spec.program);
         let own = program == self.engine.inner.options.exe.to_string_lossy();
         let command = if own { "longhaul".to_owned() } else { crate::dispatch::file_name(&program) };
+        let version = match &mut self.asked {
+            Some(asked) => match asked.within(VERSION_WAIT).await {
+                Some(Answer::Version(version)) => Some(version),
+                Some(Answer::Nothing(_)) | None => None,
+            },
+            None => own.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+        };
         let event = ProcessStarted {
             attempt,
             pid: started.pid,
             command,
-            version: None,
+            version,
             cwd: self.shared.with_doc(|doc| doc.run.cwd.clone()),
         };
-        self.apply(Command::ProcessStarted(event), Urgency::Reserve).await
+        self.apply(Command::ProcessStarted(event), Urgency::Reserve).await?;
+        self.warn_of_version().await
     }
+}
+
+/// Has a harness's program asked for its version, beside everything else.
+async fn ask_version(
+    probes: Probes,
+    harness: &'static dyn Harness,
+    plan: &Plan,
+    env: &[(String, String)],
+) -> Option<Asked> {
+    if harness.install().is_none() || !matches!(plan.program, Program::Path(_)) {
+        return None;
+    }
+    let (env, runtime) = (env.to_vec(), tokio::runtime::Handle::current());
+    let asking = tokio::task::spawn_blocking(move || {
+        let _runtime = runtime.enter();
+        probes.ask(harness, &env)
+    });
+    asking.await.ok().flatten()
 }
 
 /// How long a step of a stop ladder waits.

@@ -10,7 +10,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
+    attach, cancel, completions, config, doctor, inspect, logs, prune, ps, rm, run, serve, server, service, verify,
+    version, wait, why,
 };
 
 /// What a new user sees last.
@@ -71,7 +72,9 @@ enum Verb {
     Prune(prune::Args),
     Serve(serve::Args),
     Server(server::Args),
+    Service(service::Args),
     Verify(verify::Args),
+    Doctor(doctor::Args),
     Config(config::Args),
     /// Print the version
     Version,
@@ -111,6 +114,7 @@ impl Cli {
         let session = Session::new(self.global, environment).map_err(bad)?;
         match self.verb {
             Verb::Serve(args) => return serve::run(args, &session),
+            Verb::Service(args) => return service::run(args, &session),
             Verb::Verify(args) => return verify::run(&args, &session),
             Verb::Config(args) => return config::run(&args, &session),
             Verb::Version => return version::run(&session),
@@ -142,7 +146,13 @@ impl Verb {
             Self::Rm(args) => rm::run(args, session).await,
             Self::Prune(args) => prune::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
-            Self::Serve(_) | Self::Verify(_) | Self::Config(_) | Self::Version | Self::Completions(_) => Ok(OWN),
+            Self::Doctor(args) => doctor::run(args, session).await,
+            Self::Serve(_)
+            | Self::Service(_)
+            | Self::Verify(_)
+            | Self::Config(_)
+            | Self::Version
+            | Self::Completions(_) => Ok(OWN),
         }
     }
 }
