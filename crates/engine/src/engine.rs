@@ -63,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) making: tokio::sync::RwLock<()>,
     pub(crate) draining: CancellationToken,
     refusing: AtomicBool,
+    holding: AtomicBool,
     tasks: TaskTracker,
 }
 
@@ -99,6 +100,7 @@ impl Engine {
             making: tokio::sync::RwLock::default(),
             draining: CancellationToken::new(),
             refusing: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             options,
         });
@@ -397,6 +399,16 @@ impl Engine {
     /// Whether the server stops.
     pub fn is_draining(&self) -> bool {
         self.inner.refusing.load(Ordering::Relaxed) || self.inner.draining.is_cancelled()
+    }
+
+    /// Whether new runs are refused while everything else goes on.
+    pub fn is_holding(&self) -> bool {
+        self.inner.holding.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new runs from now on, or takes them again. What was accepted is carried out, also what waits in line.
+    pub fn hold(&self, on: bool) {
+        self.inner.holding.store(on, Ordering::Relaxed);
     }
 
     /// Accepts nothing more.

@@ -51,6 +51,9 @@ pub(crate) fn build(source: &Source<'_>) -> Vec<(String, String)> {
         env.insert("TMPDIR".to_owned(), tmp.to_owned());
     }
     env.extend(source.plan.env.iter().cloned());
+    if let Some(trace) = &source.sealed.trace {
+        env.insert("TRACEPARENT".to_owned(), trace.traceparent());
+    }
     env.extend(source.sealed.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     env.insert("LONGHAUL_RUN_ID".to_owned(), source.key.run.to_string());
     env.insert("LONGHAUL_PROJECT".to_owned(), source.key.project.to_string());

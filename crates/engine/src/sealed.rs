@@ -58,6 +58,9 @@ pub struct Sealed {
     pub timeout_ms: u64,
     /// The session id that we choose for a CLI that lets us.
     pub new_session: String,
+    /// The trace that the run belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<longhaul_model::Trace>,
 }
 
 mod permissions {

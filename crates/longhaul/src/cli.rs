@@ -9,6 +9,7 @@ mod cancel;
 mod completions;
 mod config;
 mod doctor;
+mod drain;
 mod duration;
 mod environment;
 mod escape;

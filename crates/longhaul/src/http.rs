@@ -10,6 +10,7 @@ mod chat_retry;
 mod cors;
 mod dialect;
 mod door;
+mod drain;
 mod events;
 mod feed;
 mod log;
@@ -22,6 +23,7 @@ mod reply;
 mod runs;
 mod sessions;
 mod sse;
+mod trace;
 mod upgrade;
 
 use std::sync::Arc;
@@ -92,6 +94,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
     ("/v1/models", &["get"]),
+    ("/v1/drain", &["post", "delete"]),
     ("/v1/shutdown", &["post"]),
     ("/v1/upgrade", &["post"]),
     ("/health", &["get"]),
@@ -115,6 +118,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/models", get(models::list))
+        .route("/v1/drain", post(drain::begin).delete(drain::undo))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/health", get(ops::health))

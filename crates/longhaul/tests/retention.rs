@@ -74,6 +74,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         idle_ms: None,
         timeout_ms: 600_000,
         new_session: String::new(),
+        trace: None,
         turn: None,
     };
     let new = NewRun {

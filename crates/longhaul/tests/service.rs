@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::json;
+use support::live::Live;
+use support::proc::shim_of;
 use support::{LONGHAUL, Server, assert_no_process, until};
 
 /// A manager's end of the notifications.
@@ -186,4 +188,77 @@ fn systemd_takes_the_units() {
     let verified =
         Command::new("systemd-analyze").args(["--system", "verify", "--man=no"]).arg(&broken).output().unwrap();
     assert!(!verified.status.success() || !verified.stderr.is_empty());
+}
+
+fn client(server: &Server, words: &[&str]) -> Output {
+    let data = server.data();
+    longhaul(server.dir.path(), &[&["--data-dir", data.to_str().unwrap()], words].concat())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_carries_out_what_was_accepted_and_takes_nothing_new() {
+    let mut server = Server::start_with(&["--live-max", "1"], &[]).await;
+    let go = server.dir.path().join("go");
+    let script = format!("while [ ! -e {} ]; do sleep 0.02; done; echo done", go.display());
+    for id in ["first", "in-line"] {
+        server.sh(id, &script).await;
+    }
+    let live = Live::follow(&server, "first");
+    live.wait_for("run.started", 1).await;
+    let late = client(&server, &["drain", "--timeout", "1ms"]);
+    assert!(late.status.code() == Some(124) && said(&late).contains("2 runs are left"), "{}", said(&late));
+    let new = json!({ "run_id": "new", "command": "/bin/true" });
+    let (status, body) = server.post("/v1/runs", &new).await;
+    assert_eq!((status, &body["error"]["code"]), (503, &json!("draining")), "{body}");
+    let chat = json!({ "model": "demo/echo", "messages": [{ "role": "user", "content": "hi" }] });
+    assert_eq!(server.post("/v1/chat/completions", &chat).await.0, 503);
+    assert_eq!((server.get("/readyz").await.0, server.get("/livez").await.0), (503, 200));
+    assert_eq!(server.get("/health").await.1["status"], "draining");
+    // Attaching starts nothing.
+    assert_eq!(server.sh("first", &script).await["id"], "first");
+
+    assert!(client(&server, &["drain", "--undo"]).status.success());
+    assert_eq!((server.get("/readyz").await.0, server.post("/v1/runs", &new).await.0), (200, 201));
+
+    let data = server.data();
+    let home = server.dir.path().to_owned();
+    let draining = tokio::task::spawn_blocking(move || {
+        longhaul(&home, &["--data-dir", data.to_str().unwrap(), "drain", "--timeout", "60s", "--stop"])
+    });
+    until("the drain to begin", async || (server.get("/readyz").await.0 == 503).then_some(())).await;
+    std::fs::write(&go, "").unwrap();
+    let done = draining.await.unwrap();
+    assert!(done.status.success() && said(&done).contains("the server stops"), "{}", said(&done));
+    until("the server to be gone", async || (!server.is_up()).then_some(())).await;
+    assert!(live.end().await.iter().any(|frame| frame.event.as_deref() == Some("run.completed")));
+    let _ = server.exited();
+    server.up().await;
+    for id in ["first", "in-line", "new"] {
+        assert_eq!(server.run(id).await["status"], "completed", "{id}");
+    }
+    assert_no_process(&server.data()).await;
+}
+
+/// Other tools clean up by broad patterns; what people see of a shim holds nothing of the agent's or of theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_broad_pattern_hits_a_shim() {
+    let server = Server::start().await;
+    let body = json!({
+        "run_id": "claude-node", "command": "/bin/sh", "args": ["-c", "exec sleep 600", "longhaul run claude node codex"],
+    });
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    let run = server.status("claude-node", "running").await;
+    let shim = shim_of(&server.data(), i32::try_from(run["pid"].as_i64().unwrap()).unwrap());
+    let read = |name: &str| std::fs::read_to_string(format!("/proc/{shim}/{name}")).unwrap();
+    assert_eq!(read("comm"), "longhaul-shim\n");
+    let (cmdline, dir) = (read("cmdline"), std::fs::read_link(format!("/proc/{shim}/cwd")).unwrap());
+    let words: Vec<&str> = cmdline.trim_end_matches('\0').split('\0').collect();
+    let name = dir.strip_prefix(server.data().join("runs").canonicalize().unwrap()).unwrap().to_str().unwrap();
+    assert_eq!(words, ["longhaul", "shim", name]);
+    assert!(name.bytes().all(|b| b.is_ascii_hexdigit() || b == b'/'), "{name}");
+    let pid = server.pid;
+    let cmdline = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert_eq!(cmdline.split('\0').nth(1), Some("serve"));
+    assert_eq!(server.post("/v1/runs/claude-node/cancel?wait_ms=30000", &json!({})).await.0, 200);
+    assert_no_process(&server.data()).await;
 }

@@ -488,15 +488,19 @@ const fn step_ms(step: &supervise::StopStep) -> u64 {
     }
 }
 
-/// Kills the process that is the shim of this directory: its command line names the directory, so that a number that
-/// now belongs to somebody else is left alone.
+/// Kills the process that is the shim of this directory: it works in the directory, or its command line names it, so that
+/// a number that now belongs to somebody else is left alone.
 fn kill_shim(pid: i32, dir: &Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
     let Some(pid) = rustix::process::Pid::from_raw(pid) else { return Ok(()) };
     let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
     let dir = std::fs::canonicalize(dir)?;
-    if command.split(|b| *b == 0).any(|word| word == dir.as_os_str().as_bytes()) {
+    let cwd = std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+    let mut words = command.split(|b| *b == 0);
+    let ours = words.clone().nth(1) == Some(supervise::shim::VERB.as_bytes());
+    // Shims of earlier versions name it and work in it too, once they have begun.
+    if (ours && cwd.is_ok_and(|cwd| cwd == dir)) || words.any(|word| word == dir.as_os_str().as_bytes()) {
         rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL)?;
     }
     Ok(())

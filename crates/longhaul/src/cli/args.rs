@@ -10,8 +10,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, doctor, inspect, logs, prune, ps, rm, run, serve, server, service, verify,
-    version, wait, why,
+    attach, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, rm, run, serve, server, service,
+    verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -73,6 +73,7 @@ enum Verb {
     Serve(serve::Args),
     Server(server::Args),
     Service(service::Args),
+    Drain(drain::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
     Config(config::Args),
@@ -146,6 +147,7 @@ impl Verb {
             Self::Rm(args) => rm::run(args, session).await,
             Self::Prune(args) => prune::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
+            Self::Drain(args) => drain::run(args, session).await,
             Self::Doctor(args) => doctor::run(args, session).await,
             Self::Serve(_)
             | Self::Service(_)

@@ -96,6 +96,7 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     let turn = chat::turn_of(&chat.messages)?;
     let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
     new.sealed.turn = turn;
+    super::trace::join(&mut new, headers);
     if new.harness == "exec" {
         let text = "exec is not a chat model; POST /v1/runs runs commands";
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());

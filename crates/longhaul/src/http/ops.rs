@@ -29,7 +29,7 @@ pub(super) async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> 
 
 /// `GET /readyz`: new work is accepted.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
-    let draining = app.engine.is_draining();
+    let draining = app.engine.is_draining() || app.engine.is_holding();
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let text = if draining { "draining" } else { "ok" };
     (status, Json(json!({ "status": text, "version": crate::VERSION }))).into_response()
@@ -49,7 +49,7 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
         |disk| json!({ "free_bytes": disk.f_bavail * disk.f_frsize, "total_bytes": disk.f_blocks * disk.f_frsize }),
     );
     Json(json!({
-        "status": if app.engine.is_draining() { "draining" } else { "ok" },
+        "status": if app.engine.is_draining() || app.engine.is_holding() { "draining" } else { "ok" },
         "version": crate::VERSION,
         "pid": std::process::id(),
         "address": &*app.address,

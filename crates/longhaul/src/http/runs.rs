@@ -124,6 +124,7 @@ pub(super) fn new_run(
         idle_ms: run_limits.idle_ms,
         timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
         new_session: uuid::Uuid::new_v4().to_string(),
+        trace: None,
     };
     Ok(NewRun {
         key,
@@ -177,7 +178,8 @@ pub(super) async fn create(
     let project = request.project.clone().unwrap_or_else(ProjectId::default_project);
     let key = RunKey { project, run };
     let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0 };
-    let new = new_run(request, digest.clone(), key.clone(), origin, None)?;
+    let mut new = new_run(request, digest.clone(), key.clone(), origin, None)?;
+    super::trace::join(&mut new, &headers);
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
     let view = view(&app, &key).await?;
     let snapshot = snapshot(&view, true);
