@@ -85,6 +85,7 @@ fn request(script: Script) -> NewRun {
             idle_ms: None,
             timeout_ms: 60_000,
             new_session: String::new(),
+            trace: None,
         },
         name: None,
         tags: [].into(),

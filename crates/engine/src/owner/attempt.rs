@@ -155,7 +155,7 @@ impl Owner {
         self.asked = None;
         let Answer::Version(version) = answer else { return Ok(()) };
         let name = self.shared.with_doc(|doc| doc.run.harness.clone());
-        let tested = longhaul_harness::find(&name).and_then(|harness| harness.tested_version());
+        let tested = longhaul_harness::find(&name).and_then(Harness::tested_version);
         let Some(tested) = tested.filter(|tested| *tested != version) else { return Ok(()) };
         let warning = Warning {
             code: "untested_version".to_owned(),

@@ -3,6 +3,7 @@
 //! Job: looks at each thing a run needs, in the way a run meets it. Never: starts a server or a run, changes anything,
 //! prints a secret.
 
+use std::fmt::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::Duration;
@@ -272,14 +273,15 @@ fn text(
     };
     let mut out = String::new();
     for check in checks {
-        out += &format!(
-            "{:<10}{} {}\n",
+        let _ = writeln!(
+            out,
+            "{:<10}{} {}",
             check.name,
             paint(check.state).on(colour, &format!("{:<8}", check.state.as_str())),
             check.text
         );
         if let Some(help) = &check.help {
-            out += &format!("{:19}{}\n", "", Paint::Dim.on(colour, help));
+            let _ = writeln!(out, "{:19}{}", "", Paint::Dim.on(colour, help));
         }
     }
     let mut table = Table::new(&["AGENT", "STATE", "VERSION", "LOGIN", "WHERE"]);
@@ -302,7 +304,7 @@ fn text(
     out += &table.show(width, colour);
     for (harness, login) in harnesses.iter().zip(logins) {
         if let Some(remedy) = remedy(harness, login.as_deref()) {
-            out += &format!("{}: {}\n", harness.harness, Paint::Dim.on(colour, &remedy));
+            let _ = writeln!(out, "{}: {}", harness.harness, Paint::Dim.on(colour, &remedy));
         }
     }
     // The server has another environment than this shell: runs that come over HTTP are started with that.
@@ -310,7 +312,7 @@ fn text(
         let ours = harnesses.iter().find(|harness| theirs["harness"] == harness.harness);
         if let Some(ours) = ours.filter(|ours| json!(ours.path) != theirs["path"]) {
             let there = theirs["path"].as_str().unwrap_or("nowhere");
-            out += &format!("{}: a run over HTTP finds it {there}: the server has another PATH\n", ours.harness);
+            let _ = writeln!(out, "{}: a run over HTTP finds it {there}: the server has another PATH", ours.harness);
         }
     }
     out

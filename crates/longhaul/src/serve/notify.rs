@@ -52,17 +52,16 @@ impl Notifier {
         let Some(interval) = self.watchdog.map(|all| all / 2).filter(|_| self.to.is_some()) else {
             return std::future::pending().await;
         };
+        let mut beats = tokio::time::interval(interval);
+        beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            match tokio::time::timeout(interval, answers()).await {
+            beats.tick().await;
+            // Without the word that all is well the manager starts another server, when its patience is over.
+            match tokio::time::timeout(interval / 2, answers()).await {
                 Ok(true) => self.say("WATCHDOG=1"),
-                Ok(false) => {
-                    tracing::error!("the store does not answer; the service manager is not told that all is well")
-                }
-                Err(_) => tracing::error!(
-                    "the store does not answer in time; the service manager is not told that all is well"
-                ),
+                Ok(false) => tracing::error!("the store takes no commit"),
+                Err(_) => tracing::error!("the store does not answer"),
             }
-            tokio::time::sleep(interval).await;
         }
     }
 }
