@@ -8,6 +8,9 @@ use longhaul_harness::{Harness, Plan, Program, Request};
 use crate::error::DispatchError;
 use crate::sealed::Sealed;
 
+/// Where programs are looked for if nothing says so.
+pub(crate) const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
+
 /// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named.
 pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>) -> Result<Plan, DispatchError> {
     let turn = sealed.turn.as_deref().filter(|_| resume.is_some());
@@ -43,7 +46,7 @@ pub(crate) fn installed(
         .env
         .get("PATH")
         .or_else(|| sealed.captured_env.as_ref().unwrap_or(server).get("PATH"))
-        .map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+        .map_or(PATH_DEFAULT, String::as_str);
     if find(program, path).is_some() {
         return Ok(());
     }

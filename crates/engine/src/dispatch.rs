@@ -109,6 +109,9 @@ impl Engine {
         at_most: std::time::Duration,
     ) -> Result<Option<Reserved>, DispatchError> {
         self.inner.options.disk.check(&self.inner.options.data_dir)?;
+        if self.is_draining() || self.is_holding() {
+            return Err(DispatchError::Draining);
+        }
         let both = async {
             let mut turn = match session {
                 Some(id) => Some(self.inner.lanes.enter(&in_project(&who.key, id), &who.key)?),
@@ -144,7 +147,7 @@ impl Engine {
         if self.attach(&new.key, &new.digest).await? {
             return Ok(Dispatched::Attached);
         }
-        if self.is_draining() {
+        if self.is_draining() || self.is_holding() {
             return Err(DispatchError::Draining);
         }
         self.inner.options.disk.check(&self.inner.options.data_dir)?;
@@ -271,7 +274,7 @@ impl Engine {
         data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));
         data.extend(new.warnings.iter().cloned().map(EventData::from));
         let now = self.now();
-        let encoder = event::Encoder::new(&new.key.run, now, harness.name());
+        let encoder = event::Encoder::new(&new.key.run, now, harness.name()).traced(new.sealed.trace.as_ref());
         let mut wires = Vec::with_capacity(data.len());
         let mut run: Option<Projection> = None;
         for (at, data) in data.into_iter().enumerate() {
@@ -295,6 +298,7 @@ impl Engine {
             turn: session.map_or(0, |session| session.turns),
             origin: new.origin.clone(),
             cancel_on_disconnect: new.cancel_on_disconnect,
+            trace: new.sealed.trace.clone(),
         };
         let run_dir = self.runs_dir().join(dir);
         let (sealed, key, path) = (new.sealed.clone(), new.key.clone(), run_dir.clone());

@@ -52,6 +52,9 @@ pub struct Doc {
     /// Whether the last reader's leaving is a cancel.
     #[serde(default)]
     pub cancel_on_disconnect: bool,
+    /// The trace that the run belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<longhaul_model::Trace>,
 }
 
 impl Doc {

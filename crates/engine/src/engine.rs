@@ -61,6 +61,7 @@ pub(crate) struct Inner {
     pub(crate) places: Places,
     pub(crate) lanes: Lanes,
     pub(crate) recovery: Counters,
+    pub(crate) probes: crate::probe::Probes,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
     /// Locks for whoever writes a session's record; taken after a run's, never before.
@@ -69,6 +70,7 @@ pub(crate) struct Inner {
     pub(crate) making: tokio::sync::RwLock<()>,
     pub(crate) draining: CancellationToken,
     refusing: AtomicBool,
+    holding: AtomicBool,
     tasks: TaskTracker,
 }
 
@@ -100,12 +102,14 @@ impl Engine {
             places,
             lanes: Lanes::default(),
             recovery: Counters::default(),
+            probes: crate::probe::Probes::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             session_shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             making: tokio::sync::RwLock::default(),
             draining: CancellationToken::new(),
             refusing: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             options,
         });
@@ -338,6 +342,17 @@ impl Engine {
         Drift { idle, uncounted: uncounted.count() }
     }
 
+    /// The harnesses as runs that come over HTTP find their programs; versions as far as they are known. Nothing of it
+    /// takes a place.
+    pub async fn harnesses(&self, at_most: Duration) -> Vec<crate::probe::Readiness> {
+        crate::probe::readiness(&self.inner.probes, &self.inner.options.environment, at_most).await
+    }
+
+    /// Runs that have a process.
+    pub fn process_count(&self) -> usize {
+        self.lock_live().values().filter(|live| live.shared.with_doc(|doc| doc.run.pid.is_some())).count()
+    }
+
     /// Runs that are not over.
     pub fn live_count(&self) -> usize {
         self.lock_live().len()
@@ -398,6 +413,16 @@ impl Engine {
     /// Whether the server stops.
     pub fn is_draining(&self) -> bool {
         self.inner.refusing.load(Ordering::Relaxed) || self.inner.draining.is_cancelled()
+    }
+
+    /// Whether new runs are refused while everything else goes on.
+    pub fn is_holding(&self) -> bool {
+        self.inner.holding.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new runs from now on, or takes them again. What was accepted is carried out, also what waits in line.
+    pub fn hold(&self, on: bool) {
+        self.inner.holding.store(on, Ordering::Relaxed);
     }
 
     /// Accepts nothing more.

@@ -51,10 +51,24 @@ pub(crate) fn build(source: &Source<'_>) -> Vec<(String, String)> {
         env.insert("TMPDIR".to_owned(), tmp.to_owned());
     }
     env.extend(source.plan.env.iter().cloned());
+    if let Some(trace) = &source.sealed.trace {
+        env.insert("TRACEPARENT".to_owned(), trace.traceparent());
+    }
     env.extend(source.sealed.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     env.insert("LONGHAUL_RUN_ID".to_owned(), source.key.run.to_string());
     env.insert("LONGHAUL_PROJECT".to_owned(), source.key.project.to_string());
     env.insert("LONGHAUL_SERVER".to_owned(), format!("http://{}", source.address));
+    env.into_iter().collect()
+}
+
+/// What a run of an agent gets from the variables `base` and its plan alone, without anything of one run.
+pub(crate) fn inherited(base: &BTreeMap<String, String>, plan: &Plan) -> Vec<(String, String)> {
+    let mut env: BTreeMap<String, String> = base
+        .iter()
+        .filter(|(name, _)| !name.starts_with(OURS) && allowed(name, plan.env_allow))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    env.extend(plan.env.iter().cloned());
     env.into_iter().collect()
 }
 

@@ -19,6 +19,7 @@ mod error;
 mod lanes;
 mod owner;
 mod places;
+pub mod probe;
 mod recovery;
 mod restored;
 mod retention;

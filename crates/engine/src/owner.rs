@@ -25,8 +25,8 @@ mod confined;
 mod control;
 mod finish;
 mod ingest;
-mod wire;
 mod restored;
+mod wire;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -127,6 +127,8 @@ pub(crate) struct Owner {
     poison: Option<String>,
     /// When this server first saw the process live.
     seen_live: Option<Instant>,
+    /// What the program was asked of its version, until the answer was dealt with.
+    asked: Option<crate::probe::Asked>,
     /// When this server first told the shim to stop.
     stop_begun: Option<Instant>,
     /// Whether this run is one that recovery has still to account for.
@@ -152,6 +154,7 @@ impl Owner {
             wire: None,
             poison: None,
             seen_live: None,
+            asked: None,
             stop_begun: None,
             unaccounted,
         };

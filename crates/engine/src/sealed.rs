@@ -63,6 +63,9 @@ pub struct Sealed {
     /// What it may do to the machine.
     #[serde(default)]
     pub contained: Contained,
+    /// The trace that the run belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<longhaul_model::Trace>,
 }
 
 mod permissions {

@@ -16,6 +16,7 @@ mod gemini;
 mod harness;
 mod kept;
 mod kimi;
+mod login;
 mod opencode;
 mod parser;
 mod pi;
@@ -27,6 +28,7 @@ mod shape;
 
 pub use channel::{Channel, CloseWhen, FRAME_BYTES_MAX, Frame, Prepared, Reply};
 pub use harness::Harness;
+pub use login::{Login, login};
 pub use parser::{Parser, SourceLine, StateError};
 pub use plan::{Plan, Program, StopStep};
 pub use registry::{all, find};

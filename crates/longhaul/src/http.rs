@@ -12,6 +12,7 @@ mod chat_retry;
 mod cors;
 mod dialect;
 mod door;
+mod drain;
 mod events;
 mod feed;
 mod log;
@@ -26,6 +27,7 @@ mod runs;
 mod session_events;
 mod sessions;
 mod sse;
+mod trace;
 mod transcript;
 mod upgrade;
 
@@ -46,6 +48,7 @@ pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
 pub use openapi::document as openapi_document;
+pub(crate) use ops::readiness;
 pub use peer::Peer;
 pub use reply::Failure;
 pub use responses::Folds as ResponseFolds;
@@ -75,6 +78,8 @@ pub struct App {
     pub responses: Arc<ResponseFolds>,
     /// What makes backups.
     pub backups: Arc<Backups>,
+    /// How late the event loop is.
+    pub pulse: Arc<crate::pulse::Pulse>,
     /// Who may take this server's place.
     pub upgrades: Arc<crate::serve::Upgrades>,
 }
@@ -104,6 +109,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/responses/{id}/cancel", &["post"]),
     ("/v1/models", &["get"]),
     ("/v1/backup", &["post"]),
+    ("/v1/drain", &["post", "delete"]),
     ("/v1/shutdown", &["post"]),
     ("/v1/upgrade", &["post"]),
     ("/health", &["get"]),
@@ -133,6 +139,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/responses/{id}/cancel", post(responses::stop))
         .route("/v1/models", get(models::list))
         .route("/v1/backup", post(backup::backup))
+        .route("/v1/drain", post(drain::begin).delete(drain::undo))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/health", get(ops::health))

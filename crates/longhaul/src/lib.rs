@@ -7,6 +7,7 @@ pub mod client;
 pub mod config;
 pub mod http;
 mod port_holder;
+mod pulse;
 pub mod serve;
 pub mod telemetry;
 

@@ -8,6 +8,7 @@
 
 mod accept;
 mod hold;
+mod notify;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use longhaul_api::ServerInfo;
 use longhaul_engine::{Containment, DiskFloor, Engine, PlaceLimits, Retention};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
-use longhaul_store::Store as _;
+use longhaul_store::{Commit, CommitError, RecordKey, RecordWrite, Store as _};
 use longhaul_store_embedded::EmbeddedStore;
 use longhaul_supervise::{Grounds, Where, handover, nofile};
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::http::{self, App, Door};
 pub use accept::Accepting;
 use hold::Hold;
+use notify::Notifier;
 pub use upgrade::{Next, Preflight, Refused, Upgrades};
 
 /// The address of a server that is told none: the Durable Streams port.
@@ -274,6 +276,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         version: crate::VERSION.to_owned(),
         nonce: nonce_of(&options.data_dir, bound),
     };
+    let (pulse, beating) = crate::pulse::Pulse::start();
     let (draining, no_more) = (CancellationToken::new(), CancellationToken::new());
     let app = App {
         engine: engine.clone(),
@@ -287,6 +290,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         chat_retries: Arc::default(),
         responses: Arc::default(),
         backups: Arc::new(http::Backups::new(Arc::clone(&store), &options.data_dir)),
+        pulse,
         upgrades: Arc::clone(upgrades),
     };
     let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };
@@ -300,6 +304,12 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
         recovered = recovery.recovered, ready_ms = started.elapsed().as_millis() as u64, "ready");
+    let notifier = Arc::new(Notifier::from_environment());
+    notifier.say(&format!("READY=1\nSTATUS=version {} serves on {bound}", crate::VERSION));
+    let watched = tokio::spawn({
+        let (notifier, store) = (Arc::clone(&notifier), Arc::clone(&store));
+        async move { notifier.keep_alive(|| answers(&store)).await }
+    });
     let end = tokio::select! {
         biased;
         () = stop.cancelled() => End::Stopped,
@@ -307,10 +317,12 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     };
     if let End::Upgrade(next) = &end {
         tracing::info!(program = %next.program.display(), version = next.version, "handing over; runs go on");
+        notifier.say("WATCHDOG=1\nSTATUS=handing over to another version");
         // From here on whoever comes waits in the socket's queue; those who are here may ask their last.
         no_more.cancel();
         tokio::time::sleep(LAST_REQUESTS).await;
     } else {
+        notifier.say("STOPPING=1\nSTATUS=draining; runs go on");
         tracing::info!("draining; runs go on");
     }
     engine.refuse();
@@ -320,14 +332,17 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     }
     engine.shutdown().await;
     announced.abort();
+    watched.abort();
     // A stop that came in the middle of an upgrade is a stop.
     let end = if stop.is_cancelled() { End::Stopped } else { end };
     if matches!(end, End::Stopped) {
+        notifier.say("STOPPING=1");
         remove_info(&options.data_dir, &info);
     }
     store.close().await.map_err(|error| ServeError::Store(error.to_string()))?;
-    ended.abort();
-    inherited.abort();
+    for task in [ended, inherited, beating] {
+        task.abort();
+    }
     // From here on a signal waits.
     handover::hold_signals().map_err(|source| ServeError::Io { what: "could not hold signals".to_owned(), source })?;
     if stop.is_cancelled() || matches!(end, End::Stopped) {
@@ -335,6 +350,15 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         return Ok(End::Stopped);
     }
     Ok(end)
+}
+
+/// Whether the store takes a commit and gives it back. A refusal for want of room is an answer.
+async fn answers(store: &EmbeddedStore) -> bool {
+    let key = RecordKey::new("node", "alive");
+    let write = RecordWrite { key: key.clone(), value: Some(bytes::Bytes::from_static(b"1")), only_new: false };
+    let committed = store.commit(Commit { records: vec![write], ..Commit::default() }).await;
+    let taken = !matches!(committed, Err(CommitError::Unknown(_) | CommitError::Closed));
+    taken && store.record(&key).await.is_ok()
 }
 
 /// Waits for the shims that the program before started in this process: nobody else can.

@@ -89,6 +89,7 @@ fn request(script: Script) -> NewRun {
             timeout_ms: 60_000,
             new_session: String::new(),
             contained: longhaul_engine::Contained::default(),
+            trace: None,
         },
         name: None,
         tags: [].into(),

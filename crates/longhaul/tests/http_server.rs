@@ -326,6 +326,8 @@ async fn the_health_report_is_whole_and_true() {
         "disk",
         "drift",
         "epoch",
+        "event_loop_delay_ms",
+        "harnesses",
         "pid",
         "recovery",
         "runs",
@@ -336,7 +338,7 @@ async fn the_health_report_is_whole_and_true() {
         "version",
     ];
     assert_eq!(names(&health), all);
-    assert_eq!(health["runs"], json!({ "live": 3, "places_taken": 2, "places": 2, "queued": 1 }));
+    assert_eq!(health["runs"], json!({ "live": 3, "processes": 2, "places_taken": 2, "places": 2, "queued": 1 }));
     assert_eq!((&health["status"], &health["busy"], &health["epoch"]), (&json!("ok"), &json!(true), &json!(1)));
     assert_eq!((&health["pid"], &health["version"]), (&json!(server.pid), &json!(longhaul::VERSION)));
     assert_eq!(format!("http://{}", health["address"].as_str().unwrap()), server.base);

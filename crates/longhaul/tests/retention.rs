@@ -79,6 +79,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         timeout_ms: 600_000,
         new_session: String::new(),
         contained: longhaul_engine::Contained::default(),
+        trace: None,
         turn: None,
     };
     let new = NewRun {

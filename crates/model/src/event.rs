@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::id::{RunId, Seq};
 use crate::time::Timestamp;
+use crate::trace::Trace;
 
 pub use payload::*;
 
@@ -263,12 +264,22 @@ pub struct Encoder<'a> {
     run: &'a RunId,
     ts: String,
     harness: &'a str,
+    trace: Option<String>,
 }
 
 impl<'a> Encoder<'a> {
     /// An encoder for events of `run` that are committed at `ts`, made by the harness named `harness`.
     pub fn new(run: &'a RunId, ts: Timestamp, harness: &'a str) -> Self {
-        Self { run, ts: ts.to_string(), harness }
+        Self { run, ts: ts.to_string(), harness, trace: None }
+    }
+
+    /// The same for events of a run that belongs to a trace.
+    #[must_use]
+    pub fn traced(mut self, trace: Option<&Trace>) -> Self {
+        // The ids are hex digits, which JSON does not escape.
+        self.trace =
+            trace.map(|t| format!(",\"trace\":{{\"trace_id\":\"{}\",\"span_id\":\"{}\"}}", t.trace_id, t.span_id));
+        self
     }
 
     /// The wire bytes of one event: one line of JSON without the newline.
@@ -302,6 +313,7 @@ impl<'a> Encoder<'a> {
                 data.write_data(&mut out)
             });
         assert!(wrote.is_ok(), "payloads of this crate serialise: {wrote:?}");
+        out.extend_from_slice(self.trace.as_deref().unwrap_or_default().as_bytes());
         out.push(b'}');
         out
     }
@@ -345,6 +357,20 @@ mod tests {
         );
         assert_eq!(peek_type(&bytes), Some("output.line"));
         assert_eq!(Event::decode(&bytes).unwrap(), Event { run_id: run, seq: Seq::new(7), ts, data });
+    }
+
+    #[test]
+    fn an_event_of_a_trace_names_it() {
+        let run = RunId::parse("r1").unwrap();
+        let data = EventData::from(OutputLine::from_bytes(OutputStream::Stdout, b"hi", true, None));
+        let encoder = || Encoder::new(&run, Timestamp::from_unix_ms(1_795_254_000_007), "exec");
+        let trace = Trace::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", 10);
+        let (plain, traced) =
+            (encoder().encode(Seq::new(7), &data), encoder().traced(trace.as_ref()).encode(Seq::new(7), &data));
+        let mut expected = plain[..plain.len() - 1].to_vec();
+        expected.extend(br#","trace":{"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"000000000000000a"}}"#);
+        assert_eq!(String::from_utf8(traced.clone()).unwrap(), String::from_utf8(expected).unwrap());
+        assert_eq!(Event::decode(&traced).unwrap(), Event::decode(&plain).unwrap());
     }
 
     #[test]

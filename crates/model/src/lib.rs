@@ -12,8 +12,10 @@ pub mod limits;
 pub mod projection;
 pub mod run;
 pub mod time;
+pub mod trace;
 
 pub use event::{Event, EventData};
 pub use id::{AttemptNo, Epoch, IdError, ProjectId, RunId, RunKey, Seq, SessionId, StreamId};
 pub use run::{Command, Ctx, Rejection, RunState, Status};
 pub use time::Timestamp;
+pub use trace::Trace;

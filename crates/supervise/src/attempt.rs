@@ -162,22 +162,24 @@ impl AttemptDir {
         self.path.join(name)
     }
 
-    /// Starts `exe shim DIR` with null stdio, in `/`, with an environment that holds at most its
-    /// limit of descriptors. `exe` is normally `/proc/self/exe`.
+    /// Starts `exe shim DIR` with null stdio and an environment that holds at most its limit of descriptors. `exe` is
+    /// normally `/proc/self/exe`. DIR are the last two names of the directory's path: what people see of the process
+    /// holds no name of theirs, which somebody's `pkill -f` could hit.
     /// The caller reaps the returned shim; dropping the handle does not end it. Launching twice starts one agent.
     ///
     /// # Errors
     /// The process could not be made; the attempt stays as it was.
     pub fn launch(&self, exe: &Path) -> io::Result<Child> {
         let dir = std::fs::canonicalize(&self.path)?;
+        let base = dir.ancestors().nth(2).unwrap_or(Path::new("/"));
         let mut command = Command::new(exe);
         command.env_clear();
         nofile::pass_on(&mut command);
         command
             .arg0("longhaul")
             .arg("shim")
-            .arg(dir)
-            .current_dir("/")
+            .arg(dir.strip_prefix(base).unwrap_or(&dir))
+            .current_dir(base)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -6,7 +6,7 @@ use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longhaul_harness::{CloseWhen, Plan, Program, StopStep};
+use longhaul_harness::{CloseWhen, Harness, Plan, Program, StopStep};
 use longhaul_model::event::{Driver, ProcessStarted, Warning};
 use longhaul_model::run::{Command, Phase};
 use longhaul_model::{AttemptNo, limits};
@@ -21,6 +21,7 @@ use crate::containment::Confine;
 use crate::engine::attempt_path;
 use crate::environment;
 use crate::places::Wait;
+use crate::probe::{Answer, Asked, Probes};
 use crate::recovery::Fate;
 use crate::sealed::{self, Sealed};
 
@@ -35,6 +36,9 @@ const LAUNCH_MAX: Duration = Duration::from_secs(30);
 
 /// How long after its whole stop ladder a shim may take to prove that the tree is gone.
 const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// How long the event that tells of the process waits for its version; the process itself runs already.
+const VERSION_WAIT: Duration = Duration::from_millis(200);
 
 /// The wait before another attempt, times the attempts that failed to start.
 const AGAIN: Duration = Duration::from_millis(300);
@@ -87,6 +91,7 @@ impl Owner {
             address: &self.engine.inner.options.address,
             tmp: private_tmp.then_some(tmp_text.as_str()),
         });
+        self.asked = ask_version(self.engine.inner.probes.clone(), harness, &plan, &env).await;
         let path = attempt_path(&dir, attempt.get());
         let own_cwd = self.shared.with_doc(|doc| doc.own_cwd).then(|| sealed.cwd.clone());
         let (spec, env) = match self.confined(spec, env, &sealed).await {
@@ -152,6 +157,22 @@ impl Owner {
             tracing::error!(run = %self.shared.key, error = %super::chain(error), "could not launch an attempt");
         }
         self.follow(attempt, child.ok()).await
+    }
+
+    /// Says once that the program is not of the version that was tested.
+    async fn warn_of_version(&mut self) -> Result<(), LetGo> {
+        let answer = self.asked.as_ref().and_then(Asked::now);
+        let Some(answer) = answer else { return Ok(()) };
+        self.asked = None;
+        let Answer::Version(version) = answer else { return Ok(()) };
+        let name = self.shared.with_doc(|doc| doc.run.harness.clone());
+        let tested = longhaul_harness::find(&name).and_then(Harness::tested_version);
+        let Some(tested) = tested.filter(|tested| *tested != version) else { return Ok(()) };
+        let warning = Warning {
+            code: "untested_version".to_owned(),
+            message: format!("{name} is version {version}; {tested} is the one that was tested"),
+        };
+        self.apply(Command::Observe(vec![warning.into()]), Urgency::Ordinary).await
     }
 
     fn spec(&self, attempt: AttemptNo, plan: &Plan, sealed: &Sealed) -> AttemptSpec {
@@ -412,6 +433,7 @@ impl Owner {
             }
             let (next, progress) = self.ingest(attempt, dir, source).await?;
             (source, more) = (next, progress.more);
+            self.warn_of_version().await?;
             if progress.any {
                 silent_since = Instant::now();
                 warned = false;
@@ -445,15 +467,41 @@ impl Owner {
         let program = spec.map_or(String::new(), |spec| spec.wrapped.unwrap_or(spec.program));
         let own = program == self.engine.inner.options.exe.to_string_lossy();
         let command = if own { "longhaul".to_owned() } else { crate::dispatch::file_name(&program) };
+        let version = match &mut self.asked {
+            Some(asked) => match asked.within(VERSION_WAIT).await {
+                Some(Answer::Version(version)) => Some(version),
+                Some(Answer::Nothing(_)) | None => None,
+            },
+            None => own.then(|| env!("CARGO_PKG_VERSION").to_owned()),
+        };
         let event = ProcessStarted {
             attempt,
             pid: started.pid,
             command,
-            version: None,
+            version,
             cwd: self.shared.with_doc(|doc| doc.run.cwd.clone()),
         };
-        self.apply(Command::ProcessStarted(event), Urgency::Reserve).await
+        self.apply(Command::ProcessStarted(event), Urgency::Reserve).await?;
+        self.warn_of_version().await
     }
+}
+
+/// Has a harness's program asked for its version, beside everything else.
+async fn ask_version(
+    probes: Probes,
+    harness: &'static dyn Harness,
+    plan: &Plan,
+    env: &[(String, String)],
+) -> Option<Asked> {
+    if harness.install().is_none() || !matches!(plan.program, Program::Path(_)) {
+        return None;
+    }
+    let (env, runtime) = (env.to_vec(), tokio::runtime::Handle::current());
+    let asking = tokio::task::spawn_blocking(move || {
+        let _runtime = runtime.enter();
+        probes.ask(harness, &env)
+    });
+    asking.await.ok().flatten()
 }
 
 /// How long a step of a stop ladder waits.
@@ -463,15 +511,19 @@ const fn step_ms(step: &supervise::StopStep) -> u64 {
     }
 }
 
-/// Kills the process that is the shim of this directory: its command line names the directory, so that a number that
-/// now belongs to somebody else is left alone.
+/// Kills the process that is the shim of this directory: it works in the directory, or its command line names it, so that
+/// a number that now belongs to somebody else is left alone.
 fn kill_shim(pid: i32, dir: &Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
     let Some(pid) = rustix::process::Pid::from_raw(pid) else { return Ok(()) };
     let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?;
     let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))?;
     let dir = std::fs::canonicalize(dir)?;
-    if command.split(|b| *b == 0).any(|word| word == dir.as_os_str().as_bytes()) {
+    let cwd = std::fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+    let mut words = command.split(|b| *b == 0);
+    let ours = words.clone().nth(1) == Some(supervise::shim::VERB.as_bytes());
+    // Shims of earlier versions name it and work in it too, once they have begun.
+    if (ours && cwd.is_ok_and(|cwd| cwd == dir)) || words.any(|word| word == dir.as_os_str().as_bytes()) {
         rustix::process::pidfd_send_signal(handle, rustix::process::Signal::KILL)?;
     }
     Ok(())

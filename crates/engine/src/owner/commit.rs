@@ -58,8 +58,8 @@ impl Owner {
             }
             _ => None,
         };
-        let encoder_name = self.shared.with_doc(|doc| doc.run.harness.clone());
-        let encoder = Encoder::new(&key.run, now, &encoder_name);
+        let (encoder_name, trace) = self.shared.with_doc(|doc| (doc.run.harness.clone(), doc.trace.clone()));
+        let encoder = Encoder::new(&key.run, now, &encoder_name).traced(trace.as_ref());
         let mut wires: Vec<Bytes> = Vec::with_capacity(events.len());
         let mut feed = Vec::new();
         let mut seq = self.tail;

@@ -34,6 +34,7 @@ impl Owner {
                     output_lost_bytes: 0,
                     stderr_tail: None,
                     spool_error: None,
+                    oom_kills: 0,
                 };
                 let warning = Warning { code: "restored".to_owned(), message: LOST.to_owned() };
                 self.end(vec![warning.into()], None, exit).await

@@ -10,8 +10,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, backup, cancel, completions, config, inspect, logs, prune, ps, restore, rm, run, serve, server, sessions,
-    verify, version, wait, why,
+    attach, backup, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore, rm, run, serve,
+    server, service, sessions, verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -75,7 +75,10 @@ enum Verb {
     Server(server::Args),
     Backup(backup::Args),
     Restore(restore::Args),
+    Service(service::Args),
+    Drain(drain::Args),
     Verify(verify::Args),
+    Doctor(doctor::Args),
     Config(config::Args),
     /// Print the version
     Version,
@@ -115,6 +118,7 @@ impl Cli {
         let session = Session::new(self.global, environment).map_err(bad)?;
         match self.verb {
             Verb::Serve(args) => return serve::run(args, &session),
+            Verb::Service(args) => return service::run(args, &session),
             Verb::Verify(args) => return verify::run(&args, &session),
             Verb::Config(args) => return config::run(&args, &session),
             Verb::Version => return version::run(&session),
@@ -149,7 +153,14 @@ impl Verb {
             Self::Backup(args) => backup::run(args, session).await,
             Self::Restore(args) => restore::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
-            Self::Serve(_) | Self::Verify(_) | Self::Config(_) | Self::Version | Self::Completions(_) => Ok(OWN),
+            Self::Drain(args) => drain::run(args, session).await,
+            Self::Doctor(args) => doctor::run(args, session).await,
+            Self::Serve(_)
+            | Self::Service(_)
+            | Self::Verify(_)
+            | Self::Config(_)
+            | Self::Version
+            | Self::Completions(_) => Ok(OWN),
         }
     }
 }

@@ -291,6 +291,12 @@ impl Client {
         self.decode(self.send(call).await?).await
     }
 
+    /// Has the server refuse new runs, or take them again; what it says then.
+    pub async fn drain(&self, on: bool) -> Result<Value, ClientError> {
+        let method = if on { Method::POST } else { Method::DELETE };
+        self.decode(self.send(self.request(method, "/v1/drain", &[]).timeout(CALL_TIMEOUT)).await?).await
+    }
+
     /// Asks the server to drain and exit; runs go on.
     pub async fn shutdown(&self) -> Result<(), ClientError> {
         let call = self.request(Method::POST, "/v1/shutdown", &[]).timeout(CALL_TIMEOUT).json(&Map::new());

@@ -114,6 +114,7 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, caller: String
     let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
     new.sealed.turn = turn;
     new.after = request.previous;
+    super::trace::join(&mut new, headers);
     if new.harness == "exec" {
         let text = "exec is not a chat model; POST /v1/runs runs commands";
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());

@@ -172,7 +172,9 @@ pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Nex
     if method.is_safe() {
         tracing::debug!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
     } else {
-        tracing::info!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
+        // Which run a request began or changed: from here on the log names that.
+        let run = response.headers().get("x-run-id").and_then(|value| value.to_str().ok());
+        tracing::info!(request_id = %id, run, %method, path, status = status.as_u16(), took_us, "request");
     }
     response
 }

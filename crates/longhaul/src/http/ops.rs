@@ -5,6 +5,7 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{LiveProof, Problem};
+use longhaul_engine::probe::Readiness;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -28,7 +29,7 @@ pub(super) async fn livez(State(app): State<App>, RawQuery(query): RawQuery) -> 
 
 /// `GET /readyz`: new work is accepted.
 pub(super) async fn readyz(State(app): State<App>) -> Response {
-    let draining = app.engine.is_draining();
+    let draining = app.engine.is_draining() || app.engine.is_holding();
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let text = if draining { "draining" } else { "ok" };
     (status, Json(json!({ "status": text, "version": crate::VERSION }))).into_response()
@@ -41,6 +42,9 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
     let drift = app.engine.drift();
     let store: Map<String, Value> =
         app.engine.store().health().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let lag = app.pulse.delay();
+    let ms = |delay: std::time::Duration| (delay.as_micros() as f64 / 1e3 * 10.0).round() / 10.0;
+    let harnesses: Vec<Value> = app.engine.harnesses(std::time::Duration::ZERO).await.iter().map(readiness).collect();
     let disk = app.engine.disk().map(|disk| {
         json!({
             "free_bytes": disk.free_bytes,
@@ -50,13 +54,13 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
         })
     });
     Json(json!({
-        "status": if app.engine.is_draining() { "draining" } else { "ok" },
+        "status": if app.engine.is_draining() || app.engine.is_holding() { "draining" } else { "ok" },
         "version": crate::VERSION,
         "pid": std::process::id(),
         "address": &*app.address,
         "uptime_ms": app.started.elapsed().as_millis() as u64,
         "epoch": app.engine.epoch().get(),
-        "runs": { "live": app.engine.live_count(), "places_taken": live, "places": live_max, "queued": queued },
+        "runs": { "live": app.engine.live_count(), "processes": app.engine.process_count(), "places_taken": live, "places": live_max, "queued": queued },
         "drift": { "idle_places": drift.idle, "uncounted_runs": drift.uncounted },
         "busy": live >= live_max,
         "recovery": {
@@ -67,10 +71,23 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
             "failed": recovery.failed,
             "pending": recovery.pending,
         },
+        "event_loop_delay_ms": lag.map(|(last, worst)| json!({ "last": ms(last), "worst_10s": ms(worst) })),
+        "harnesses": harnesses,
         "store": store,
         "disk": disk,
         "upgrade": { "binary": app.upgrades.installed(), "failure": app.upgrades.failure() },
     }))
+}
+
+/// One harness's program, as JSON.
+pub(crate) fn readiness(harness: &Readiness) -> Value {
+    json!({
+        "harness": harness.harness,
+        "state": harness.state(),
+        "path": harness.path,
+        "version": harness.version(),
+        "tested_version": harness.tested,
+    })
 }
 
 /// `GET /metrics`, in Prometheus' text format.
@@ -84,6 +101,9 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     metrics::gauge!("longhaul_places_drift", "kind" => "idle").set(drift.idle as f64);
     metrics::gauge!("longhaul_places_drift", "kind" => "uncounted").set(drift.uncounted as f64);
     metrics::gauge!("longhaul_uptime_seconds").set(app.started.elapsed().as_secs_f64());
+    if let Some((_, worst)) = app.pulse.delay() {
+        metrics::gauge!("longhaul_event_loop_delay_seconds").set(worst.as_secs_f64());
+    }
     for (name, value) in app.engine.store().health() {
         metrics::gauge!("longhaul_store", "what" => name).set(value as f64);
     }

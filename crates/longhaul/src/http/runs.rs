@@ -133,6 +133,7 @@ pub(super) fn new_run(
                 longhaul_api::Confine::Full => Confine::Full,
             },
         },
+        trace: None,
     };
     Ok(NewRun {
         key,
@@ -187,7 +188,8 @@ pub(super) async fn create(
     let project = request.project.clone().unwrap_or_else(ProjectId::default_project);
     let key = RunKey { project, run };
     let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0, ..Origin::default() };
-    let new = new_run(request, digest.clone(), key.clone(), origin, None)?;
+    let mut new = new_run(request, digest.clone(), key.clone(), origin, None)?;
+    super::trace::join(&mut new, &headers);
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
     let view = view(&app, &key).await?;
     let snapshot = snapshot(&view, true);

@@ -147,6 +147,11 @@ impl Server {
         child.wait().unwrap()
     }
 
+    /// Waits for the end of a server that was told to stop by other means.
+    pub fn exited(&mut self) -> std::process::ExitStatus {
+        self.child.take().expect("the server was up").wait().unwrap()
+    }
+
     pub fn is_up(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }

@@ -53,6 +53,8 @@ pub fn main(dir: &Path) -> ExitCode {
 fn run(dir: &Path) -> io::Result<()> {
     // Fails only for a process group leader, which has its own group already.
     let _ = rustix::process::setsid();
+    // It was executed by a name that says nothing. Fails for no name as short as this.
+    let _ = rustix::thread::set_name(c"longhaul-shim");
     crate::nofile::restore();
     std::env::set_current_dir(dir)?;
     sys::close_from(3)?;
