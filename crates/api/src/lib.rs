@@ -10,8 +10,10 @@ pub mod responses;
 pub mod server;
 pub mod snapshot;
 pub mod sse;
+pub mod talk;
 
 pub use error::{ErrorBody, ErrorCode, Problem};
 pub use request::{Confine, OnCwdBusy, OnDisconnect, OnLost, Permissions, RunLimits, RunRequest};
 pub use server::{LiveProof, ServerInfo};
 pub use snapshot::{CancelReply, EventList, Links, Queue, RunList, Snapshot, Why};
+pub use talk::{Approval, ApprovalList, InputReply, OpenApproval};

@@ -6,6 +6,7 @@
 
 mod asked;
 mod backup;
+mod approvals;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -15,6 +16,7 @@ mod door;
 mod drain;
 mod events;
 mod feed;
+mod input;
 mod log;
 mod models;
 mod openapi;
@@ -97,6 +99,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/events", &["get"]),
     ("/v1/runs/{id}/log", &["get"]),
     ("/v1/runs/{id}/cancel", &["post"]),
+    ("/v1/runs/{id}/input", &["post"]),
+    ("/v1/runs/{id}/approvals", &["get"]),
+    ("/v1/runs/{id}/approvals/{approval_id}", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
@@ -127,6 +132,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/events", get(events::events))
         .route("/v1/runs/{id}/log", get(log::log))
         .route("/v1/runs/{id}/cancel", post(cancel::cancel))
+        .route("/v1/runs/{id}/input", post(input::input))
+        .route("/v1/runs/{id}/approvals", get(approvals::list))
+        .route("/v1/runs/{id}/approvals/{approval_id}", post(approvals::answer))
         .route("/v1/runs/{id}/why", get(runs::why))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))

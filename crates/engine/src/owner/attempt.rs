@@ -408,7 +408,7 @@ impl Owner {
             }
             self.enforce(dir).await;
             self.open_wire(dir).await?;
-            self.talk(&mut control, &source).await?;
+            self.talk(attempt, &mut control, &source).await?;
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Err(LetGo::Draining),
@@ -437,7 +437,10 @@ impl Owner {
             if progress.any {
                 silent_since = Instant::now();
                 warned = false;
-            } else if !warned && silent_since.elapsed() >= limits::SILENCE_WARNING {
+            } else if !warned
+                && self.state.talk.open().next().is_none()
+                && silent_since.elapsed() >= limits::SILENCE_WARNING
+            {
                 warned = true;
                 self.warn_of_silence().await?;
             }

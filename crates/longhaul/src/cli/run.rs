@@ -36,6 +36,8 @@ pub enum Permit {
     Edit,
     /// Everything
     Full,
+    /// Asks you: longhaul approve, longhaul deny
+    Ask,
 }
 
 /// What a run may write and see.

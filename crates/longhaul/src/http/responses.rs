@@ -24,7 +24,7 @@ use super::door::Caller;
 use super::query::{PathId, Query};
 use super::reply::{self, Failure};
 use super::sse::{Reader, Shape};
-use super::{App, cancel, runs, sse};
+use super::{App, input, runs, sse};
 
 /// How long a cancel waits for the end unless told otherwise: the answer can say `cancelled` then.
 const CANCEL_WAIT: Duration = Duration::from_secs(10);
@@ -167,7 +167,7 @@ pub(super) async fn stop(
     refuse_unknown(&map, &[])?;
     let wait = query.one("wait_ms")?.map_or(Ok(CANCEL_WAIT), |_| query.wait())?;
     let digest = digest_of("cancel.v1", &map, &[]);
-    let operation = cancel::operation(None, &headers, digest)?;
+    let operation = input::operation(None, &headers, digest)?;
     let intent = RunCancelRequested { by: "api".to_owned(), reason: None };
     app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
     tokio::select! {
