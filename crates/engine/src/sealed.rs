@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use longhaul_harness::Permissions;
 use longhaul_model::RunKey;
+use longhaul_model::event::Budget;
 use serde::{Deserialize, Serialize};
 
 use crate::containment::Contained;
@@ -54,6 +55,9 @@ pub struct Sealed {
     pub allowed_tools: Vec<String>,
     /// Turns at most.
     pub turns_max: Option<u32>,
+    /// Tokens and money at most.
+    #[serde(default)]
+    pub budget: Budget,
     /// Silence at most, milliseconds.
     pub idle_ms: Option<u64>,
     /// The budget, milliseconds.

@@ -85,6 +85,7 @@ fn request(script: Script) -> NewRun {
             permissions: Permissions::Cli,
             allowed_tools: vec![],
             turns_max: None,
+            budget: longhaul_model::event::Budget::default(),
             idle_ms: None,
             timeout_ms: 60_000,
             new_session: String::new(),
