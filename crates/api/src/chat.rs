@@ -490,6 +490,7 @@ mod tests {
                 cwd: "/".into(),
                 tags: std::collections::BTreeMap::default(),
                 timeout_ms: 1,
+                budget: longhaul_model::event::Budget::default(),
             }
             .into(),
             ReasoningDelta { message_id: "m1".into(), parent_call_id: None, text: "hm".into() }.into(),

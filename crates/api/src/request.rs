@@ -326,6 +326,12 @@ impl RunRequest {
                 return Err(Problem::invalid(param, format!("{param} must be from {min} to {max}")));
             }
         }
+        if self.limits.as_ref().is_some_and(|l| l.tokens_max == Some(0)) {
+            return Err(Problem::invalid("limits.tokens_max", "tokens_max must be positive"));
+        }
+        if self.limits.as_ref().and_then(|l| l.cost_usd_max).is_some_and(|usd| !(usd.is_finite() && usd > 0.0)) {
+            return Err(Problem::invalid("limits.cost_usd_max", "cost_usd_max must be positive"));
+        }
         if self.limits.as_ref().is_some_and(|l| l.turns_max == Some(0)) {
             return Err(Problem::invalid("limits.turns_max", "turns_max must be positive"));
         }

@@ -25,6 +25,8 @@ pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>)
         permissions: sealed.permissions,
         allowed_tools: &sealed.allowed_tools,
         turns_max: sealed.turns_max,
+        cost_usd_max: sealed.budget.cost_usd_max,
+        tokens_max: sealed.budget.tokens_max,
         new_session: &sealed.new_session,
         resume,
     };

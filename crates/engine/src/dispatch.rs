@@ -273,6 +273,7 @@ impl Engine {
             cwd: new.sealed.cwd.to_string_lossy().into_owned(),
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
+            budget: new.sealed.budget,
         };
         let mut data: Vec<EventData> = vec![created.into()];
         data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));

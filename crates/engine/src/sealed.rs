@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use longhaul_harness::Permissions;
 use longhaul_model::RunKey;
+use longhaul_model::event::Budget;
 use longhaul_model::policy::Policy;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,9 @@ pub struct Sealed {
     pub approvals: Option<Policy>,
     /// Turns at most.
     pub turns_max: Option<u32>,
+    /// Tokens and money at most.
+    #[serde(default)]
+    pub budget: Budget,
     /// Silence at most, milliseconds.
     pub idle_ms: Option<u64>,
     /// The budget, milliseconds.

@@ -40,7 +40,7 @@ impl Permissions {
 /// The part of a run request that concerns the agent itself.
 ///
 /// Sizes of the whole request were checked before; a harness checks what follows from the way a value reaches its CLI.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Request<'a> {
     /// The model, without the harness's name.
     pub model: Option<&'a str>,
@@ -62,6 +62,10 @@ pub struct Request<'a> {
     pub allowed_tools: &'a [String],
     /// Model turns after which the CLI gives up, at least 1.
     pub turns_max: Option<u32>,
+    /// US dollars after which the run is to be stopped, above 0.
+    pub cost_usd_max: Option<f64>,
+    /// Tokens after which the run is to be stopped, at least 1.
+    pub tokens_max: Option<u64>,
     /// A fresh UUID for the source's own session, where its CLI lets us choose; empty if there is none.
     pub new_session: &'a str,
     /// The source's own session to go on with, instead of a new one.
@@ -71,7 +75,7 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Refuses fields that are set and not in `honoured`, and text that no argument vector and no prompt can hold.
     pub(crate) fn check(&self, harness: &'static str, honoured: &[&str]) -> Result<(), PlanError> {
-        let set: [(&'static str, bool); 11] = [
+        let set: [(&'static str, bool); 13] = [
             ("model", self.model.is_some()),
             ("prompt", self.prompt.is_some()),
             ("system", self.system.is_some()),
@@ -82,6 +86,8 @@ impl Request<'_> {
             ("permissions", self.permissions != Permissions::Cli),
             ("allowed_tools", !self.allowed_tools.is_empty()),
             ("turns_max", self.turns_max.is_some()),
+            ("cost_usd_max", self.cost_usd_max.is_some()),
+            ("tokens_max", self.tokens_max.is_some()),
             ("session_id", self.resume.is_some()),
         ];
         if let Some((field, _)) = set.into_iter().find(|(field, set)| *set && !honoured.contains(field)) {

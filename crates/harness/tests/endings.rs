@@ -36,6 +36,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         cwd: "/".to_owned(),
         tags: std::collections::BTreeMap::default(),
         timeout_ms: 1,
+        budget: longhaul_model::event::Budget::default(),
     };
     let event = |data: EventData| Event {
         run_id: RunId::parse("r1").unwrap(),

@@ -613,6 +613,47 @@ async fn claude_may_ask_after_its_result() {
     assert_no_process(&server.data()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_uses_more_than_it_may_is_stopped_where_it_is() {
+    let stage = Stage::new().await;
+    for (id, limits, limit) in [
+        ("tokens", json!({ "tokens_max": 119 }), "tokens_max"),
+        ("cost", json!({ "cost_usd_max": 0.0001 }), "cost_usd_max"),
+    ] {
+        let turns = json!([{ "text": "I sleep.", "tools": [Agent::Pi.shell("sleep 1000")] }, { "text": "never said" }]);
+        let url = stage.model.script(id, &turns).await;
+        let Some(mut body) = Agent::Pi.request(id, stage.server.dir.path(), &url, PROMPT) else { return };
+        body["limits"] = limits.clone();
+        let (status, answer) = stage.server.post("/v1/runs", &body).await;
+        assert_eq!(status, 201, "{answer}");
+        let run = stage.server.end(id).await;
+        assert_eq!((&run["status"], &run["error"]["code"]), (&json!("failed"), &json!("budget_exceeded")), "{run}");
+        let events = stage.server.events(id).await;
+        assert_log(&events);
+        let at = events.iter().position(|e| e["type"] == "budget.exceeded").unwrap();
+        assert_eq!(events[at - 1]["type"], "usage.reported", "the report and what it means are one commit");
+        let told = &events[at]["data"];
+        assert_eq!((&told["limit"], &told["max"]), (&json!(limit), &limits[limit]));
+        assert!(told["used"].as_f64() > told["max"].as_f64(), "{told}");
+        assert_eq!(stage.model.requests(id).await.len(), 1, "the model is not asked again");
+        assert_no_process(&stage.server.data()).await;
+        let (again, same) = stage.server.post("/v1/runs", &body).await;
+        assert_eq!((again, &same["status"]), (200, &json!("failed")));
+    }
+    // Enough is no matter.
+    let url = stage.model.script("enough", &tool_turns(Agent::Pi)).await;
+    let mut body = Agent::Pi.request("enough", stage.server.dir.path(), &url, PROMPT).unwrap();
+    body["limits"] = json!({ "tokens_max": 100_000, "cost_usd_max": 5 });
+    assert_eq!(stage.server.post("/v1/runs", &body).await.0, 201);
+    assert_completed(&stage.server.end("enough").await, "I run it.\n\nDone.");
+    // Who tells of its use only at the end cannot be held to it.
+    let (status, refused) = stage
+        .server
+        .post("/v1/runs", &json!({ "harness": "demo", "prompt": "x", "limits": { "tokens_max": 5 } }))
+        .await;
+    assert_eq!((status, &refused["error"]["param"]), (400, &json!("limits.tokens_max")), "{refused}");
+}
+
 /// A program that calls itself codex and says things that no codex has said yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_that_are_not_known_are_kept_and_counted() {

@@ -86,6 +86,7 @@ fn request(script: Script) -> NewRun {
             allowed_tools: vec![],
             approvals: None,
             turns_max: None,
+            budget: longhaul_model::event::Budget::default(),
             idle_ms: None,
             timeout_ms: 60_000,
             new_session: String::new(),

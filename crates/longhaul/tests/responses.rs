@@ -81,6 +81,7 @@ fn recorded(path: &Path, harness: &str, good: bool) -> Vec<Event> {
         cwd: "/".to_owned(),
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
+        budget: longhaul_model::event::Budget::default(),
     };
     let mut out: Vec<EventData> = vec![created.into()];
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {

@@ -76,6 +76,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         allowed_tools: vec![],
         approvals: None,
         turns_max: None,
+        budget: longhaul_model::event::Budget::default(),
         idle_ms: None,
         timeout_ms: 600_000,
         new_session: String::new(),

@@ -114,6 +114,8 @@ event_types! {
     SessionBound = "session.bound",
     /// The source's own word on how its work ended; a harness run succeeds by nothing else.
     VerdictReported = "verdict.reported",
+    /// The source reported more than the run may use.
+    BudgetExceeded = "budget.exceeded",
     /// The agent waits for a permission.
     ApprovalRequested = "approval.requested",
     /// Somebody, or a rule, gave or refused it.
@@ -174,6 +176,7 @@ impl EventData {
             | Self::RunAdopted(_)
             | Self::OutputLine(_)
             | Self::UsageReported(_)
+            | Self::BudgetExceeded(_)
             | Self::SessionBound(_)
             | Self::VerdictReported(_)
             | Self::Warning(_)
@@ -194,6 +197,7 @@ impl EventData {
             | Self::RunCancelRequested(_)
             | Self::RunAdopted(_)
             | Self::RunAttemptStarted(_)
+            | Self::BudgetExceeded(_)
             | Self::ApprovalAnswered(_)
             | Self::ApprovalDelivered(_)
             | Self::ApprovalWithdrawn(_)

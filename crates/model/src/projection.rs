@@ -244,6 +244,7 @@ impl Projection {
                 self.settle(&d.approval_id, "withdrawn", |seen| seen.reason = Some(d.reason.clone()));
             }
             EventData::TurnAccepted(_)
+            | EventData::BudgetExceeded(_)
             | EventData::MessageDelta(_)
             | EventData::MessageCompleted(_)
             | EventData::ReasoningDelta(_)

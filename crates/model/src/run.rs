@@ -11,6 +11,7 @@
 //!  queued ──GiveUp─────────► ended(failed)              ended(completed | failed | cancelled)
 //! ```
 
+mod budget;
 mod decide;
 mod outcome;
 mod talk;
@@ -18,8 +19,8 @@ mod talk;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    ApprovalAnswered, Driver, EventData, Failure, InputAccepted, ProcessExited, ProcessStarted, ResourceUse,
-    RunCancelRequested, RunCreated, Totals, VerdictReported,
+    ApprovalAnswered, Budget, BudgetExceeded, Driver, EventData, Failure, InputAccepted, ProcessExited, ProcessStarted,
+    ResourceUse, RunCancelRequested, RunCreated, Totals, VerdictReported,
 };
 use crate::id::{AttemptNo, Epoch};
 
@@ -255,6 +256,10 @@ pub struct RunState {
     pub totals: Totals,
     /// The exit of the last attempt, between `process.exited` and the terminal event.
     pub last_exit: Option<ProcessExited>,
+    /// What it may use.
+    pub budget: Budget,
+    /// The report that went beyond that.
+    pub exceeded: Option<BudgetExceeded>,
     /// Whether it is a turn of a session.
     pub in_session: bool,
     /// What is open between the agent and people.
@@ -273,6 +278,8 @@ impl Default for RunState {
             never_started: 0,
             totals: Totals::default(),
             last_exit: None,
+            budget: Budget::default(),
+            exceeded: None,
             in_session: false,
             talk: Talk::default(),
         }
@@ -306,6 +313,7 @@ impl RunState {
                 self.phase = Phase::Queued;
                 self.driver = d.driver;
                 self.in_session = d.session_id.is_some();
+                self.budget = d.budget;
             }
             EventData::RunAttemptStarted(d) => {
                 self.phase = Phase::Starting { attempt: d.attempt };
@@ -352,6 +360,7 @@ impl RunState {
             }
             EventData::ReasoningDelta(_) | EventData::ToolCompleted(_) => self.verdict = None,
             EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, d),
+            EventData::BudgetExceeded(d) => self.exceeded = Some(d.clone()),
             EventData::VerdictReported(d) => self.verdict = Some(d.clone()),
             EventData::ApprovalRequested(_)
             | EventData::ApprovalAnswered(_)

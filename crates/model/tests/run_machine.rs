@@ -170,6 +170,7 @@ impl World {
             cwd: "/".into(),
             tags: std::collections::BTreeMap::default(),
             timeout_ms: 1,
+            budget: longhaul_model::event::Budget::default(),
         };
         world.command(Command::Create(Box::new(created))).unwrap();
         world

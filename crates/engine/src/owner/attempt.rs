@@ -305,7 +305,7 @@ impl Owner {
     pub(super) fn stop_wanted(&self) -> Option<StopReason> {
         // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
         let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
-        if self.state.cancel.is_some() {
+        if self.state.cancel.is_some() || self.state.exceeded.is_some() {
             Some(StopReason::Cancel)
         } else if self.poison.is_some() {
             Some(StopReason::Shutdown)

@@ -11,8 +11,18 @@ use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word}
 
 pub(super) const PROGRAM: &str = "claude";
 
-pub(super) const FIELDS: [&str; 9] =
-    ["model", "prompt", "system", "effort", "permissions", "approvals", "allowed_tools", "turns_max", "session_id"];
+pub(super) const FIELDS: [&str; 10] = [
+    "model",
+    "prompt",
+    "system",
+    "effort",
+    "permissions",
+    "approvals",
+    "allowed_tools",
+    "turns_max",
+    "cost_usd_max",
+    "session_id",
+];
 
 /// The aliases; full names begin with `claude-` and are not listed, because they change faster than we do.
 pub(super) const MODELS: [&str; 3] = ["opus", "sonnet", "haiku"];
@@ -86,6 +96,9 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     }
     if let Some(turns) = request.turns_max {
         args.extend(["--max-turns".to_owned(), turns.to_string()]);
+    }
+    if let Some(usd) = request.cost_usd_max {
+        args.extend(["--max-budget-usd".to_owned(), usd.to_string()]);
     }
     match request.permissions {
         Permissions::Cli => {}

@@ -8,7 +8,8 @@ use crate::request::{Permissions, PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "opencode";
 
-pub(super) const FIELDS: [&str; 5] = ["model", "prompt", "effort", "permissions", "session_id"];
+pub(super) const FIELDS: [&str; 7] =
+    ["model", "prompt", "effort", "permissions", "cost_usd_max", "tokens_max", "session_id"];
 
 const ENV_ALLOW: [&str; 33] = [
     ENV_BASE[0],

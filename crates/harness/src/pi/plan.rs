@@ -9,7 +9,8 @@ use crate::request::{Permissions, PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "pi";
 
-pub(super) const FIELDS: [&str; 6] = ["model", "prompt", "system", "effort", "permissions", "session_id"];
+pub(super) const FIELDS: [&str; 8] =
+    ["model", "prompt", "system", "effort", "permissions", "cost_usd_max", "tokens_max", "session_id"];
 
 /// The levels that Pi knows; it would drop another one with a warning.
 const EFFORTS: [&str; 6] = ["off", "minimal", "low", "medium", "high", "xhigh"];

@@ -114,6 +114,9 @@ impl Renderer {
             EventData::Warning(d) => {
                 self.note(&mut inks, Paint::Yellow, &format!("! {}", escape::one_line(&d.message)));
             }
+            EventData::BudgetExceeded(d) => {
+                self.note(&mut inks, Paint::Yellow, &format!("! {} is {}, used {}: stopping", d.limit, d.max, d.used));
+            }
             EventData::ApprovalRequested(_)
             | EventData::ApprovalAnswered(_)
             | EventData::ApprovalDelivered(_)

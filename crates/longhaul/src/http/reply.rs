@@ -150,7 +150,12 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 _ => ErrorCode::InvalidField,
             };
             // On the wire it stands among the limits.
-            let param = if error.field() == "turns_max" { "limits.turns_max" } else { error.field() };
+            let param = match error.field() {
+                "turns_max" => "limits.turns_max",
+                "cost_usd_max" => "limits.cost_usd_max",
+                "tokens_max" => "limits.tokens_max",
+                field => field,
+            };
             Problem::new(code, error.to_string()).param(param).into()
         }
         DispatchError::HarnessMissing { harness, program, install } => {

@@ -75,9 +75,6 @@ pub(super) fn new_run(
         ));
     }
     let run_limits = request.limits.clone().unwrap_or_default();
-    if run_limits.cost_usd_max.is_some() || run_limits.tokens_max.is_some() {
-        return Err(unsupported("limits", "cost_usd_max and tokens_max are not supported by this version"));
-    }
     let turn = request.messages.as_deref().map(longhaul_api::chat::turn_of).transpose()?.flatten();
     let (prompt, system) = match (defaults_prompt, &request.messages) {
         (Some((prompt, system)), _) => (Some(prompt), system),
@@ -123,6 +120,10 @@ pub(super) fn new_run(
         allowed_tools: request.allowed_tools.unwrap_or_default(),
         approvals: request.approvals,
         turns_max: run_limits.turns_max,
+        budget: longhaul_model::event::Budget {
+            cost_usd_max: run_limits.cost_usd_max,
+            tokens_max: run_limits.tokens_max,
+        },
         idle_ms: run_limits.idle_ms,
         timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
         new_session: uuid::Uuid::new_v4().to_string(),

@@ -50,6 +50,38 @@ pub struct RunCreated {
     pub tags: BTreeMap<String, String>,
     /// The budget in milliseconds from the start of the first attempt.
     pub timeout_ms: u64,
+    /// The budget of tokens and money.
+    #[serde(default, skip_serializing_if = "Budget::is_open")]
+    pub budget: Budget,
+}
+
+/// What a run may use. What is absent is not bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Budget {
+    /// US dollars, as the source reports them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost_usd_max: Option<f64>,
+    /// Tokens read and written, those of caches included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_max: Option<u64>,
+}
+
+impl Budget {
+    /// Whether nothing is bounded.
+    pub fn is_open(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// `budget.exceeded`: the run is stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BudgetExceeded {
+    /// Which limit: `cost_usd_max` or `tokens_max`.
+    pub limit: String,
+    /// The bound, a number.
+    pub max: serde_json::Value,
+    /// What the source had reported by then, a number of the same kind.
+    pub used: serde_json::Value,
 }
 
 /// `turn.accepted`.

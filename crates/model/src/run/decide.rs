@@ -1,5 +1,6 @@
 //! From a command to events, or to a refusal that says why.
 
+use super::budget;
 use super::{Command, Ctx, ExitHow, Phase, RunState, Status, outcome};
 use crate::event::{
     EventData, ExitInfo, ProcessExited, RunAdopted, RunAttemptStarted, RunCancelled, RunFailed, RunStarted,
@@ -83,7 +84,7 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
         (Phase::Running { .. }, Command::ProcessStarted(_)) => Ok(vec![]),
         (_, Command::ProcessStarted(_)) => Err(wrong("ProcessStarted", state)),
 
-        (Phase::Running { .. }, Command::Observe(events)) => Ok(events),
+        (Phase::Running { .. }, Command::Observe(events)) => Ok(budget::watch(state, events)),
         (_, Command::Observe(_)) => Err(wrong("Observe", state)),
 
         (Phase::Starting { attempt } | Phase::Running { attempt }, Command::Adopt) => {

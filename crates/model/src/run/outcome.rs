@@ -4,7 +4,9 @@
 //! then the exit status. Nothing that is not proven is shown as a success.
 
 use super::{Exit, ExitHow, RunState, Stop};
-use crate::event::{Driver, EventData, ExitInfo, Failure, RunCancelled, RunCompleted, RunFailed, Totals};
+use crate::event::{
+    BudgetExceeded, Driver, EventData, ExitInfo, Failure, RunCancelled, RunCompleted, RunFailed, Totals,
+};
 
 /// The terminal event of a run whose last attempt ended like `exit`.
 pub(super) fn terminal(state: &RunState, exit: &Exit, info: ExitInfo, totals: Totals) -> EventData {
@@ -13,6 +15,15 @@ pub(super) fn terminal(state: &RunState, exit: &Exit, info: ExitInfo, totals: To
         return RunCompleted { reason: reason.to_owned(), exit: info, totals }.into();
     }
     let exit_info = if matches!(exit.how, ExitHow::NeverStarted { .. } | ExitHow::Lost) { None } else { info };
+    // The shim knows one stop for both: whoever cancels says so in the log.
+    if let Some(BudgetExceeded { limit, max, used }) = &state.exceeded
+        && state.cancel.is_none()
+        && (exit.stop == Stop::Cancel || matches!(exit.how, ExitHow::NeverStarted { .. } | ExitHow::Lost))
+    {
+        let message = format!("the run was stopped: it had used {used}, and its {limit} is {max}");
+        let error = Failure { code: "budget_exceeded".to_owned(), message, stderr_tail: exit.stderr_tail.clone() };
+        return RunFailed { error, exit: exit_info, totals }.into();
+    }
     let cancelled = exit.stop == Stop::Cancel
         || (state.cancel.is_some() && matches!(exit.how, ExitHow::NeverStarted { .. } | ExitHow::Lost));
     if cancelled {

@@ -41,6 +41,7 @@ fn created(driver: Driver) -> EventData {
         cwd: "/".into(),
         tags: [].into(),
         timeout_ms: 1,
+        budget: longhaul_model::event::Budget::default(),
     }
     .into()
 }
