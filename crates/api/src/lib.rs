@@ -3,6 +3,7 @@
 //! Job: what goes over HTTP, parsed strictly and rendered in one way.
 //! Owns: the error catalogue. Never: does I/O, knows a store or a process.
 
+pub mod access;
 pub mod chat;
 pub mod error;
 pub mod request;
@@ -10,6 +11,7 @@ pub mod server;
 pub mod snapshot;
 pub mod sse;
 
+pub use access::{Scope, ShareReply, ShareRequest, TokenInfo, TokenList, TokenRequest};
 pub use error::{ErrorBody, ErrorCode, Problem};
 pub use request::{OnCwdBusy, OnDisconnect, OnLost, Permissions, RunRequest};
 pub use server::{LiveProof, ServerInfo};

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longhaul_harness::Harness;
@@ -48,6 +48,8 @@ pub struct NewRun {
     pub metadata: Map<String, Value>,
     /// How it came to be.
     pub origin: Origin,
+    /// Directories below which it may work, resolved; anywhere if there are none. A private directory always may be.
+    pub allowed_roots: Vec<PathBuf>,
     /// Whether the last reader's leaving is a cancel.
     pub cancel_on_disconnect: bool,
     /// Whether another live run in the same directory is a refusal.
@@ -165,6 +167,7 @@ impl Engine {
         };
         if !own_cwd {
             check_cwd(&new.sealed.cwd)?;
+            check_roots(&new.sealed.cwd, &new.allowed_roots)?;
         } else if session.is_none() {
             new.sealed.cwd = self.work_dir(&dir);
         }
@@ -352,4 +355,17 @@ fn check_cwd(path: &Path) -> Result<(), DispatchError> {
         return Err(refuse(io::Error::from(io::ErrorKind::NotADirectory)));
     }
     Ok(())
+}
+
+/// The directory itself is used as it was given; what counts is where it leads.
+fn check_roots(path: &Path, allowed: &[PathBuf]) -> Result<(), DispatchError> {
+    if allowed.is_empty() {
+        return Ok(());
+    }
+    let refuse = |source: io::Error| DispatchError::Cwd { path: path.to_owned(), source };
+    let real = path.canonicalize().map_err(refuse)?;
+    if allowed.iter().any(|root| real.starts_with(root)) {
+        return Ok(());
+    }
+    Err(DispatchError::CwdForbidden { path: real, allowed: allowed.to_vec() })
 }

@@ -4,6 +4,7 @@
 //! Owns: nothing but what a request needs. Never: touches a process or a file of a run but through the engine; starts
 //! a timer whose end touches a run.
 
+mod caller;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -20,21 +21,27 @@ mod peer;
 mod query;
 mod reply;
 mod runs;
+mod scope;
 mod sessions;
+mod share;
 mod sse;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use longhaul_api::ErrorCode;
 use longhaul_engine::Engine;
 use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Insiders, Tokens};
+
+pub use caller::Caller;
 pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
@@ -49,6 +56,10 @@ pub struct App {
     pub engine: Engine,
     /// Who may come in.
     pub door: Arc<Door>,
+    /// The tokens with bounds.
+    pub tokens: Arc<Tokens>,
+    /// Tells whether a caller is a process of a run.
+    pub insiders: Arc<Insiders>,
     /// Ends when the server drains: readers get a frame that says so.
     pub draining: CancellationToken,
     /// Ask for the server's end.
@@ -81,11 +92,14 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/log", &["get"]),
     ("/v1/runs/{id}/cancel", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
+    ("/v1/runs/{id}/share", &["post"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
     ("/v1/events", &["get"]),
     ("/v1/chat/completions", &["post"]),
     ("/v1/models", &["get"]),
+    ("/v1/tokens", &["get", "post"]),
+    ("/v1/tokens/{id}", &["delete"]),
     ("/v1/shutdown", &["post"]),
     ("/health", &["get"]),
     ("/livez", &["get"]),
@@ -103,11 +117,14 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/log", get(log::log))
         .route("/v1/runs/{id}/cancel", post(cancel::cancel))
         .route("/v1/runs/{id}/why", get(runs::why))
+        .route("/v1/runs/{id}/share", post(share::share))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))
         .route("/v1/events", get(feed::feed))
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/models", get(models::list))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/health", get(ops::health))
         .route("/livez", get(ops::livez))

@@ -22,6 +22,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Insiders, Token, Tokens};
 use crate::http::{self, App, Door};
 
 /// The address of a server that is told none: the Durable Streams port.
@@ -190,6 +191,11 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
             "{address} can be reached from elsewhere and needs a token: give --token-file, or listen on 127.0.0.1"
         )));
     }
+    if options.token.as_deref().is_some_and(Token::is_ours) {
+        return Err(ServeError::Config(
+            "a token that longhaul token create made cannot be the server's own; give another one, or none".to_owned(),
+        ));
+    }
     let metrics = crate::telemetry::metrics();
     let lock = lock(&options.data_dir).await?;
     let listener = bind_patiently(address).await?;
@@ -203,6 +209,7 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
+    let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
     let info = ServerInfo {
         address: bound.to_string(),
         pid: std::process::id().cast_signed(),
@@ -213,6 +220,8 @@ async fn serve(options: &Options) -> Result<(), ServeError> {
     let app = App {
         engine: engine.clone(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
+        tokens,
+        insiders: Arc::new(Insiders::new(&options.data_dir)),
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,

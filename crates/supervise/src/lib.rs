@@ -16,6 +16,7 @@ mod durable;
 pub mod exec_stage;
 pub mod input;
 pub mod kill;
+pub mod kin;
 pub mod limits;
 pub mod lock;
 pub mod nofile;

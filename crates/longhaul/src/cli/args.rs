@@ -10,7 +10,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
+    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, share, token, verify, version,
+    wait, why,
 };
 
 /// What a new user sees last.
@@ -69,6 +70,8 @@ enum Verb {
     Why(why::Args),
     Rm(rm::Args),
     Prune(prune::Args),
+    Share(share::Args),
+    Token(token::Args),
     Serve(serve::Args),
     Server(server::Args),
     Verify(verify::Args),
@@ -141,6 +144,8 @@ impl Verb {
             Self::Why(args) => why::run(args, session).await,
             Self::Rm(args) => rm::run(args, session).await,
             Self::Prune(args) => prune::run(args, session).await,
+            Self::Share(args) => share::run(args, session).await,
+            Self::Token(args) => token::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
             Self::Serve(_) | Self::Verify(_) | Self::Config(_) | Self::Version | Self::Completions(_) => Ok(OWN),
         }

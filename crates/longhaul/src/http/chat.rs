@@ -11,11 +11,10 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use longhaul_api::chat::{self, ChatRequest, Encoder, ParsedChat};
 use longhaul_api::{ErrorCode, Problem, sse as frame};
-use longhaul_engine::Origin;
-use longhaul_model::{Event, ProjectId, RunId, RunKey, Seq, SessionId, limits};
+use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, limits};
 use longhaul_store::ReadLimit;
 
-use super::door::Caller;
+use super::caller::Caller;
 use super::query::Query;
 use super::reply::{self, Failure};
 use super::sse::{Reader, Shape};
@@ -60,7 +59,7 @@ pub(super) async fn complete(
     }
     let cursor = Query::parse(None, &[])?.cursor(&headers)?;
     let options = parsed.chat.stream_options.unwrap_or_default();
-    let asked = dispatch(&app, parsed, &headers, caller.0).await?;
+    let asked = dispatch(&app, parsed, &headers, &caller).await?;
     let mut response = if streaming {
         stream_of(&app, &asked, cursor, options.include_usage).await?
     } else {
@@ -76,9 +75,10 @@ pub(super) async fn complete(
 }
 
 /// Finds the run that is meant, or starts it.
-async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: String) -> Result<Asked, Failure> {
+async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, who: &Caller) -> Result<Asked, Failure> {
     let ParsedChat { chat, run, digest, ignored } = parsed;
-    let project = chat.project.clone().unwrap_or_else(ProjectId::default_project);
+    let project = who.project(chat.project.clone())?;
+    let caller = who.name.clone();
     let retry = retry_count(headers);
     let given = runs::run_id(chat.run_id.clone(), headers)?;
     let anonymous = given.is_none();
@@ -92,9 +92,8 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
         return Ok(asked);
     }
     let prompt = chat::prompt_of(&chat.messages)?;
-    let origin = Origin { face: "chat".to_owned(), anonymous, caller: caller.clone() };
     let turn = chat::turn_of(&chat.messages)?;
-    let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
+    let mut new = runs::new_run(run, digest.clone(), key.clone(), who, ("chat", anonymous), Some(prompt))?;
     new.sealed.turn = turn;
     if new.harness == "exec" {
         let text = "exec is not a chat model; POST /v1/runs runs commands";
@@ -109,9 +108,9 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     let placeless = || chat_retry::Placeless::new(app, &key.project, &caller, &digest, retry);
     let waiting = anonymous.then(placeless);
     let at_most = chat.queue_timeout_ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis);
-    let who = longhaul_engine::Who { key: key.clone(), harness: new.harness.clone(), caller: caller.clone() };
+    let place = longhaul_engine::Who { key: key.clone(), harness: new.harness.clone(), caller: caller.clone() };
     let reserved = tokio::select! {
-        reserved = app.engine.reserve(who, chat.session_id.as_ref(), at_most) => reserved.map_err(refuse)?,
+        reserved = app.engine.reserve(place, chat.session_id.as_ref(), at_most) => reserved.map_err(refuse)?,
         () = app.draining.cancelled() => {
             return Err(reply::dispatch_failure(longhaul_engine::DispatchError::Draining, &key));
         }
