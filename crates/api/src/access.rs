@@ -83,12 +83,9 @@ impl TokenRequest {
     pub fn parse(body: &[u8]) -> Result<Self, Problem> {
         let map = parse_object(body)?;
         refuse_unknown(&map, Self::FIELDS)?;
-        match map.get("scope").map(|scope| scope.as_str().and_then(Scope::parse)) {
-            Some(Some(_)) => {}
-            Some(None) | None => {
-                let names = Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
-                return Err(Problem::invalid("scope", format!("scope must be one of {names}")));
-            }
+        if map.get("scope").and_then(Value::as_str).and_then(Scope::parse).is_none() {
+            let names = Scope::ALL.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(Problem::invalid("scope", format!("scope must be one of {names}")));
         }
         let request: Self = decode(Value::Object(map))?;
         let name_fits = |name: &String| !name.is_empty() && name.len() <= limits::ID_BYTES_MAX;

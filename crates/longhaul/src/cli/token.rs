@@ -124,12 +124,17 @@ async fn create(args: Create, session: &Session) -> Result<u8, Trouble> {
         return Ok(0);
     }
     session.screen.out(&format!("{}\n", token.token.as_deref().unwrap_or_default()))?;
-    session.screen.note(&format!("{}; it is shown this once.  revoke it: longhaul token revoke {}", about(&token), token.id));
+    session.screen.note(&format!(
+        "{}; it is shown this once.  revoke it: longhaul token revoke {}",
+        about(&token),
+        token.id
+    ));
     Ok(0)
 }
 
 fn about(token: &TokenInfo) -> String {
-    let place = token.project.as_ref().map_or_else(|| "every project".to_owned(), |project| format!("project {project}"));
+    let place =
+        token.project.as_ref().map_or_else(|| "every project".to_owned(), |project| format!("project {project}"));
     format!("scope {}, {place}, good until {}", token.scope, token.expires_at)
 }
 

@@ -19,13 +19,13 @@ use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
+use super::caller::{self, Caller};
 use super::cors::{self, Origin, Origins};
 use super::dialect;
-use super::caller::{self, Caller};
 use super::peer::Peer;
 use super::query;
-use super::scope::{self, Names, Need};
 use super::reply::{Failure, write_failure};
+use super::scope::{self, Names, Need};
 use crate::access::{Refusal, Standing, Token};
 
 /// Paths that tell nothing and need no token.
@@ -171,7 +171,8 @@ async fn check_bounds(token: &Token, need: Need, parts: &mut Parts) -> Result<()
     if let Some(run) = token.shown() {
         let id = path_id(parts).await;
         if !need.shared || id.as_deref() != Some(run.run.as_str()) {
-            let text = format!("this shares run {}: its snapshot, its events and its output, and nothing else", run.run);
+            let text =
+                format!("this shares run {}: its snapshot, its events and its output, and nothing else", run.run);
             return Err(Problem::new(ErrorCode::ForbiddenScope, text)
                 .fact("scope", "share")
                 .fact("needed", need.scope.as_str())
