@@ -6,13 +6,15 @@ mod support;
 use serde_json::{Value, json};
 use support::Server;
 
-/// Asks as a run does that has a program at hand: METHOD URL BODY [TOKEN], then status and body on one line.
-const ASK: &str = "import json,sys,urllib.request,urllib.error\n\
-    m,u,b=sys.argv[1:4]\n\
-    h={'Authorization':'Bearer '+sys.argv[4]} if len(sys.argv)>4 else {}\n\
-    try:\n r=urllib.request.urlopen(urllib.request.Request(u,method=m,data=b.encode() if b else None,headers=h))\n\
-    except urllib.error.HTTPError as e: r=e\n\
-    print(r.status,json.dumps(json.loads(r.read().decode())),flush=True)";
+/// Asks as a run does that has a program at hand: any number of METHOD URL BODY, with the token of `GIVEN` if there is
+/// one; status and body of each on one line.
+const ASK: &str = "import json,os,sys,urllib.request,urllib.error\n\
+    a=sys.argv[1:]\n\
+    h={'Authorization':'Bearer '+os.environ['GIVEN']} if 'GIVEN' in os.environ else {}\n\
+    for m,u,b in zip(a[::3],a[1::3],a[2::3]):\n \
+     try: r=urllib.request.urlopen(urllib.request.Request(u,method=m,data=b.encode() if b else None,headers=h))\n \
+     except urllib.error.HTTPError as e: r=e\n \
+     print(r.status,json.dumps(json.loads(r.read().decode())),flush=True)";
 
 /// Ways of a process to look as if it were nobody's: each runs `ask …` with its own arguments.
 const DISGUISES: &[(&str, &str)] = &[
@@ -88,8 +90,9 @@ async fn a_run_is_no_operator_however_it_disguises_itself() {
     ];
     for (n, (how, ask)) in DISGUISES.iter().enumerate() {
         let ask = ask.replace("OTHER", &other);
-        let script: String =
-            tries.iter().map(|(method, path, body)| format!("{ask} {method} \"$BASE{path}\" '{body}'\n")).collect();
+        let asked: Vec<String> =
+            tries.iter().map(|(method, path, body)| format!("{method} \"$BASE{path}\" '{body}'")).collect();
+        let script = format!("{ask} {}", asked.join(" "));
         let id = format!("agent-{n}");
         let got = answers(&server, &id, &script, json!({})).await;
         assert_eq!(got.len(), tries.len(), "{how}: {got:?}");
@@ -117,8 +120,7 @@ async fn a_run_may_look_and_may_end_itself_and_nobody_of_its_name() {
     let server = Server::start().await;
     let body = json!({ "run_id": "self", "project": "other", "command": "/bin/sleep", "args": ["600"] });
     assert_eq!(server.post("/v1/runs", &body).await.0, 201);
-    let script = "ask GET \"$BASE/v1/runs/self\" ''; ask POST \"$BASE/v1/runs/self/cancel?project=other\" '{}'
-        ask POST \"$BASE/v1/runs/self/cancel\" '{}'; exec sleep 600";
+    let script = "ask GET \"$BASE/v1/runs/self\" '' POST \"$BASE/v1/runs/self/cancel?project=other\" '{}' POST \"$BASE/v1/runs/self/cancel\" '{}'; exec sleep 600";
     let script = format!("{PRELUDE}\n{script}");
     let env = json!({ "ASK": ASK, "BASE": server.base });
     let body = json!({ "run_id": "self", "command": "/bin/sh", "args": ["-c", script], "env": env });
@@ -139,9 +141,9 @@ async fn a_run_that_was_given_a_token_may_do_what_the_token_says() {
     let server = Server::start().await;
     let (status, token) = server.post("/v1/tokens", &json!({ "scope": "run", "project": "default" })).await;
     assert_eq!(status, 201, "{token}");
-    let script = "ask POST \"$BASE/v1/runs\" '{\"run_id\":\"inner\",\"command\":\"/bin/true\"}' \"$LONGHAUL_TOKEN\"
-        ask DELETE \"$BASE/v1/runs/inner\" '' \"$LONGHAUL_TOKEN\"";
-    let got = answers(&server, "outer", script, json!({ "LONGHAUL_TOKEN": token["token"] })).await;
+    let script = "ask POST \"$BASE/v1/runs\" '{\"run_id\":\"inner\",\"command\":\"/bin/true\"}' \
+                  DELETE \"$BASE/v1/runs/inner\" ''";
+    let got = answers(&server, "outer", script, json!({ "GIVEN": token["token"] })).await;
     assert_eq!(got[0].0, 201, "{got:?}");
     assert_eq!((got[1].0, got[1].1["error"]["code"].as_str()), (403, Some("forbidden_scope")), "{got:?}");
     assert_eq!(server.end("inner").await["status"], "completed");
@@ -155,8 +157,8 @@ async fn the_servers_own_token_makes_no_operator_of_a_run() {
     std::fs::write(&file, "s3cret").unwrap();
     let server = Server::start_with(&["--token-file", file.to_str().unwrap()], &[]).await;
     let own = |request: reqwest::RequestBuilder| request.bearer_auth("s3cret");
-    let script = format!("{PRELUDE}\nask POST \"$BASE/v1/shutdown\" '{{}}' s3cret");
-    let env = json!({ "ASK": ASK, "BASE": server.base });
+    let script = format!("{PRELUDE}\nask POST \"$BASE/v1/shutdown\" '{{}}'");
+    let env = json!({ "ASK": ASK, "BASE": server.base, "GIVEN": "s3cret" });
     let body = json!({ "run_id": "thief", "command": "/bin/sh", "args": ["-c", script], "env": env });
     let made = own(server.http.post(server.url("/v1/runs"))).body(body.to_string()).send().await.unwrap();
     assert_eq!(made.status(), 201);
