@@ -64,6 +64,9 @@ pub struct TokenRequest {
     /// Directories below which its runs may work; anywhere if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_roots: Vec<String>,
+    /// Runs with a process at once that its client may have, at least 1; what the server allows without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<usize>,
     /// Milliseconds it is good for, at least 1; [`limits::TOKEN_TTL_DEFAULT_MS`] if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_ms: Option<u64>,
@@ -74,7 +77,7 @@ pub struct TokenRequest {
 
 impl TokenRequest {
     /// The names of all fields.
-    pub const FIELDS: &[&str] = &["scope", "project", "allowed_roots", "ttl_ms", "name"];
+    pub const FIELDS: &[&str] = &["scope", "project", "allowed_roots", "lane", "ttl_ms", "name"];
 
     /// Parses a body.
     ///
@@ -99,6 +102,9 @@ impl TokenRequest {
         if request.scope == Scope::Admin && (request.project.is_some() || !request.allowed_roots.is_empty()) {
             let text = "a token of scope admin reaches the whole server; leave project and allowed_roots out";
             return Err(Problem::invalid("scope", text));
+        }
+        if request.lane == Some(0) {
+            return Err(Problem::invalid("lane", "lane must be at least 1: no run could ever start").fact("min", 1));
         }
         within("ttl_ms", request.ttl_ms, limits::TOKEN_TTL_MAX_MS)?;
         Ok(request)
@@ -156,6 +162,9 @@ pub struct TokenInfo {
     pub run_id: Option<RunId>,
     /// Directories below which its runs may work, symbolic links resolved; anywhere if there are none.
     pub allowed_roots: Vec<String>,
+    /// Runs with a process at once that its client may have, if it says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<usize>,
     /// When it was made.
     pub created_at: Timestamp,
     /// From when on it is refused.

@@ -194,7 +194,7 @@ impl Engine {
                 message: format!("run {holder} works in the same directory at the same time"),
             });
         }
-        let who = Who { key: new.key.clone(), harness: new.harness.clone(), caller: new.origin.caller.clone() };
+        let who = new.origin.who(&new.key, &new.harness);
         let (turn, line) = match (new.reserved.take(), &session_key) {
             (Some(Reserved { turn, place }), _) => (turn, Line::Placed(place)),
             // It gets in line for a place once its turn has come.

@@ -23,6 +23,16 @@ pub struct Origin {
     /// Who called: a digest of the token, or nothing.
     #[serde(default)]
     pub caller: String,
+    /// Places that the caller may have at once, by its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<usize>,
+}
+
+impl Origin {
+    /// Whom a place for a run of this origin is for.
+    pub fn who(&self, key: &RunKey, harness: &str) -> Who {
+        Who { key: key.clone(), harness: harness.to_owned(), caller: self.caller.clone(), lane: self.lane }
+    }
 }
 
 /// The document.
@@ -51,7 +61,7 @@ pub struct Doc {
 impl Doc {
     /// Whom a place would be for.
     pub(crate) fn who(&self, key: &RunKey) -> Who {
-        Who { key: key.clone(), harness: self.run.harness.clone(), caller: self.origin.caller.clone() }
+        self.origin.who(key, &self.run.harness)
     }
 
     /// The bytes for a row.

@@ -88,6 +88,7 @@ async fn a_scope_reaches_as_far_as_it_says() {
         (json!({ "scope": "run", "allowed_roots": ["relative"] }), "allowed_roots"),
         (json!({ "scope": "run", "allowed_roots": ["/nowhere/at/all"] }), "allowed_roots"),
         (json!({ "scope": "run", "name": "" }), "name"),
+        (json!({ "scope": "run", "lane": 0 }), "lane"),
     ];
     let before = server.get("/v1/tokens").await;
     for (body, param) in wrong {
@@ -237,6 +238,32 @@ async fn tokens_of_one_name_are_one_client() {
     server.status("r2", "running").await;
     assert_eq!(server.run("r1").await["status"], "queued", "its client has its one place taken");
     for id in ["r1", "r0", "r2"] {
+        assert_eq!(server.post(&format!("/v1/runs/{id}/cancel?wait_ms=30000"), &json!({})).await.0, 200);
+    }
+    assert_no_process(&server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_is_as_wide_as_its_token_says_over_a_crash() {
+    let mut server = Server::start_with(&["--live-max", "8"], &[]).await;
+    let made = token(&server, &json!({ "scope": "run", "lane": 1 })).await;
+    let start = async |server: &Server, id: &str| {
+        let body = json!({ "run_id": id, "command": "/bin/sleep", "args": ["600"] });
+        assert_eq!(with(server, text(&made), Method::POST, "/v1/runs", &body).await.0, 201);
+    };
+    start(&server, "a").await;
+    server.status("a", "running").await;
+    start(&server, "b").await;
+    let cause = "waits for a place: 0 before it, 1 of 1 places of its client taken";
+    assert_eq!(server.get("/v1/runs/b/why").await.1["cause"], cause);
+    server.sh("c", "exec sleep 600").await;
+    server.status("c", "running").await;
+    server.kill9();
+    server.up().await;
+    assert_eq!(server.get("/v1/runs/b/why").await.1["cause"], cause);
+    assert_eq!(server.post("/v1/runs/a/cancel?wait_ms=30000", &json!({})).await.0, 200);
+    server.status("b", "running").await;
+    for id in ["b", "c"] {
         assert_eq!(server.post(&format!("/v1/runs/{id}/cancel?wait_ms=30000"), &json!({})).await.0, 200);
     }
     assert_no_process(&server.data()).await;

@@ -31,6 +31,9 @@ pub struct Bounds {
     /// Directories below which its runs may work, symbolic links resolved; anywhere if there are none.
     #[serde(default)]
     pub allowed_roots: Vec<String>,
+    /// Runs with a process at once that its client may have; what the server allows without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<usize>,
 }
 
 /// What is durable of a token.
@@ -121,6 +124,7 @@ impl Token {
             project: self.bounds.project.clone(),
             run_id: self.bounds.run.clone(),
             allowed_roots: self.bounds.allowed_roots.clone(),
+            lane: self.bounds.lane,
             created_at: self.created_at,
             expires_at: self.expires_at,
             token: text,
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_text_is_taken_apart_and_its_secret_is_not_kept() {
-        let bounds = Bounds { scope: Scope::Read, project: None, run: None, allowed_roots: vec![] };
+        let bounds = Bounds { scope: Scope::Read, project: None, run: None, allowed_roots: vec![], lane: None };
         let (token, text) = Token::make(None, bounds, Timestamp::from_unix_ms(1000), 5);
         let (id, secret) = Token::parts(&text).unwrap();
         assert_eq!((id, token.name.as_str(), token.expires_at.unix_ms()), (&*token.id, &*token.id, 1005));

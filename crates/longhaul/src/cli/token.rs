@@ -54,6 +54,9 @@ struct Create {
     /// Its runs may work in this directory and below only; may be given for several
     #[arg(long, value_name = "DIR")]
     root: Vec<PathBuf>,
+    /// Its runs with a process at once [default: what the server allows a client]
+    #[arg(long, value_name = "COUNT")]
+    lane: Option<std::num::NonZeroUsize>,
     /// How long it is good for [default: 30d]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     ttl: Option<Duration>,
@@ -114,6 +117,7 @@ async fn create(args: Create, session: &Session) -> Result<u8, Trouble> {
         scope,
         project: (!everywhere).then(|| session.project.clone()),
         allowed_roots,
+        lane: args.lane.map(Into::into),
         ttl_ms: args.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         name: args.name,
     };

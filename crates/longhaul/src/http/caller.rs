@@ -48,7 +48,8 @@ impl Caller {
 
     /// How a run of this caller came to be.
     pub fn origin(&self, face: &str, anonymous: bool) -> Origin {
-        Origin { face: face.to_owned(), anonymous, caller: self.name.clone() }
+        let lane = self.token.as_ref().and_then(|token| token.bounds.lane);
+        Origin { face: face.to_owned(), anonymous, caller: self.name.clone(), lane }
     }
 }
 

@@ -108,7 +108,7 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, who: &Call
     let placeless = || chat_retry::Placeless::new(app, &key.project, &caller, &digest, retry);
     let waiting = anonymous.then(placeless);
     let at_most = chat.queue_timeout_ms.map_or(limits::QUEUE_TIMEOUT, Duration::from_millis);
-    let place = longhaul_engine::Who { key: key.clone(), harness: new.harness.clone(), caller: caller.clone() };
+    let place = new.origin.who(&key, &new.harness);
     let reserved = tokio::select! {
         reserved = app.engine.reserve(place, chat.session_id.as_ref(), at_most) => reserved.map_err(refuse)?,
         () = app.draining.cancelled() => {

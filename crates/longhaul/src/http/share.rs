@@ -29,6 +29,7 @@ pub(super) async fn share(
         project: Some(key.project.clone()),
         run: Some(key.run.clone()),
         allowed_roots: vec![],
+        lane: None,
     };
     let ttl_ms = request.ttl_ms.unwrap_or(limits::SHARE_TTL_DEFAULT_MS);
     let made = app.tokens.create(&app.engine, Some(format!("share of {}", key.run)), bounds, ttl_ms).await;

@@ -63,6 +63,7 @@ pub(super) async fn create(
         project: request.project,
         run: None,
         allowed_roots: resolved(&request.allowed_roots)?,
+        lane: request.lane,
     };
     let ttl_ms = request.ttl_ms.unwrap_or(limits::TOKEN_TTL_DEFAULT_MS);
     let made = app.tokens.create(&app.engine, request.name, bounds, ttl_ms).await;
