@@ -63,10 +63,20 @@ codes! {
         "A cursor that this list or stream did not give.";
     Unauthorized = "unauthorized", 401, "authentication_error", false,
         "The bearer token is missing or wrong.";
+    TokenExpired = "token_expired", 401, "authentication_error", false,
+        "The token was right until it expired; make another one.";
     ForbiddenHost = "forbidden_host", 403, "permission_error", false,
         "The Host or Origin header names somebody this server does not answer.";
     ForbiddenPeer = "forbidden_peer", 403, "permission_error", false,
-        "The caller may not do this: another user's process, or an agent acting as an operator.";
+        "The caller may not do this: another user's process, or one that cannot be seen.";
+    AgentNotOperator = "agent_not_operator", 403, "permission_error", false,
+        "The caller is a process of a run, and a run has no say over others without a token of its own.";
+    ForbiddenScope = "forbidden_scope", 403, "permission_error", false,
+        "The token's scope does not reach this far; `scope` and `needed` say how far.";
+    ForbiddenProject = "forbidden_project", 403, "permission_error", false,
+        "The token is for one project and the request names another; both are given.";
+    ForbiddenCwd = "forbidden_cwd", 403, "permission_error", false,
+        "The directory lies outside those that the token allows.";
     UnknownHarness = "unknown_harness", 404, "not_found_error", false,
         "There is no harness of this name; `harnesses` lists those that exist.";
     RunNotFound = "run_not_found", 404, "not_found_error", false,
@@ -75,6 +85,8 @@ codes! {
         "There is no session with this id in this project.";
     ApprovalNotFound = "approval_not_found", 404, "not_found_error", false,
         "The run's agent asked no question of this number.";
+    TokenNotFound = "token_not_found", 404, "not_found_error", false,
+        "There is no token with this id.";
     RouteNotFound = "route_not_found", 404, "not_found_error", false,
         "There is nothing at this path.";
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
@@ -91,6 +103,8 @@ codes! {
         "The session's turns have another harness, model or directory; both values are given.";
     SessionBusy = "session_busy", 409, "conflict_error", false,
         "A run of the session is not over; cancel it first.";
+    TooManyTokens = "too_many_tokens", 409, "conflict_error", false,
+        "There are as many tokens as there may be; revoke some.";
     RunNotEnded = "run_not_ended", 409, "conflict_error", false,
         "The run is not over; cancel it first.";
     RunCancelled = "run_cancelled", 409, "conflict_error", false,

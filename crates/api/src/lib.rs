@@ -3,6 +3,7 @@
 //! Job: what goes over HTTP, parsed strictly and rendered in one way.
 //! Owns: the error catalogue. Never: does I/O, knows a store or a process.
 
+pub mod access;
 pub mod chat;
 pub mod error;
 pub mod request;
@@ -12,6 +13,7 @@ pub mod snapshot;
 pub mod sse;
 pub mod talk;
 
+pub use access::{Scope, ShareReply, ShareRequest, TokenInfo, TokenList, TokenRequest};
 pub use error::{ErrorBody, ErrorCode, Problem};
 pub use request::{Confine, OnCwdBusy, OnDisconnect, OnLost, Permissions, RunLimits, RunRequest};
 pub use server::{LiveProof, ServerInfo};

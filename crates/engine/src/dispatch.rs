@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longhaul_harness::Harness;
@@ -51,6 +51,8 @@ pub struct NewRun {
     pub metadata: Map<String, Value>,
     /// How it came to be.
     pub origin: Origin,
+    /// Directories below which it may work, resolved; anywhere if there are none. A private directory always may be.
+    pub allowed_roots: Vec<PathBuf>,
     /// Whether the last reader's leaving is a cancel.
     pub cancel_on_disconnect: bool,
     /// Whether another live run in the same directory is a refusal.
@@ -179,6 +181,7 @@ impl Engine {
         };
         if !own_cwd {
             check_cwd(&new.sealed.cwd)?;
+            check_roots(&new.sealed.cwd, &new.allowed_roots)?;
         } else if session.is_none() {
             new.sealed.cwd = self.work_dir(&dir);
         }
@@ -207,7 +210,7 @@ impl Engine {
                 message: format!("run {holder} works in the same directory at the same time"),
             });
         }
-        let who = Who { key: new.key.clone(), harness: new.harness.clone(), caller: new.origin.caller.clone() };
+        let who = new.origin.who(&new.key, &new.harness);
         let (turn, line) = match (new.reserved.take(), &session_key) {
             (Some(Reserved { turn, place }), _) => (turn, Line::Placed(place)),
             // It gets in line for a place once its turn has come.
@@ -398,4 +401,17 @@ fn check_cwd(path: &Path) -> Result<(), DispatchError> {
         return Err(refuse(io::Error::from(io::ErrorKind::NotADirectory)));
     }
     Ok(())
+}
+
+/// The directory itself is used as it was given; what counts is where it leads.
+fn check_roots(path: &Path, allowed: &[PathBuf]) -> Result<(), DispatchError> {
+    if allowed.is_empty() {
+        return Ok(());
+    }
+    let refuse = |source: io::Error| DispatchError::Cwd { path: path.to_owned(), source };
+    let real = path.canonicalize().map_err(refuse)?;
+    if allowed.iter().any(|root| real.starts_with(root)) {
+        return Ok(());
+    }
+    Err(DispatchError::CwdForbidden { path: real, allowed: allowed.to_vec() })
 }

@@ -26,6 +26,16 @@ pub struct Origin {
     /// What the face shows again with the run and no event holds; small.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub note: Map<String, Value>,
+    /// Places that the caller may have at once, by its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lane: Option<usize>,
+}
+
+impl Origin {
+    /// Whom a place for a run of this origin is for.
+    pub fn who(&self, key: &RunKey, harness: &str) -> Who {
+        Who { key: key.clone(), harness: harness.to_owned(), caller: self.caller.clone(), lane: self.lane }
+    }
 }
 
 /// The document.
@@ -60,7 +70,7 @@ pub struct Doc {
 impl Doc {
     /// Whom a place would be for.
     pub(crate) fn who(&self, key: &RunKey) -> Who {
-        Who { key: key.clone(), harness: self.run.harness.clone(), caller: self.origin.caller.clone() }
+        self.origin.who(key, &self.run.harness)
     }
 
     /// The bytes for a row.

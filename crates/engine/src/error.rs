@@ -65,6 +65,14 @@ pub enum DispatchError {
         /// Why.
         source: io::Error,
     },
+    /// The directory, symbolic links resolved, lies below none of those that are allowed.
+    #[error("{} is not allowed", .path.display())]
+    CwdForbidden {
+        /// The directory, resolved.
+        path: PathBuf,
+        /// What is.
+        allowed: Vec<PathBuf>,
+    },
     /// Another live run works in the directory.
     #[error("run {holder} works in this directory")]
     CwdBusy {

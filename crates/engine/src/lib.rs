@@ -16,6 +16,7 @@ mod engine;
 mod environment;
 mod erase;
 mod error;
+mod kin;
 mod lanes;
 mod owner;
 mod people;

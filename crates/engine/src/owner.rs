@@ -25,8 +25,8 @@ mod confined;
 mod control;
 mod finish;
 mod ingest;
-mod restored;
 mod people;
+mod restored;
 mod wire;
 
 use std::panic::AssertUnwindSafe;

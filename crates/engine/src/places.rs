@@ -63,6 +63,8 @@ pub struct Who {
     pub harness: String,
     /// Who asked for it: the digest of a token, or nothing.
     pub caller: String,
+    /// Places that the client may have at once, whatever the others may.
+    pub lane: Option<usize>,
 }
 
 impl Who {
@@ -154,7 +156,7 @@ impl State {
                 return Err(format!("{used} of {max} places of harness {} taken", who.harness));
             }
         }
-        if let Some(max) = limits.client_max {
+        if let Some(max) = limits.client_max.into_iter().chain(who.lane).min() {
             let client = who.client();
             let used = self.held(|holder| holder.who.client() == client);
             if used >= max {
@@ -323,7 +325,7 @@ mod tests {
     }
 
     fn who(name: &str) -> Who {
-        Who { key: key(name), harness: "demo".to_owned(), caller: String::new() }
+        Who { key: key(name), harness: "demo".to_owned(), caller: String::new(), lane: None }
     }
 
     fn by(caller: &str, name: &str) -> Who {
@@ -332,7 +334,7 @@ mod tests {
 
     fn of(project: &str, harness: &str, name: &str) -> Who {
         let key = RunKey { project: ProjectId::parse(project).unwrap(), run: RunId::parse(name).unwrap() };
-        Who { key, harness: harness.to_owned(), caller: String::new() }
+        Who { key, harness: harness.to_owned(), caller: String::new(), lane: None }
     }
 
     fn limits(live_max: usize, queue_max: usize) -> PlaceLimits {

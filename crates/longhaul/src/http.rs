@@ -4,9 +4,10 @@
 //! Owns: nothing but what a request needs. Never: touches a process or a file of a run but through the engine; starts
 //! a timer whose end touches a run.
 
+mod approvals;
 mod asked;
 mod backup;
-mod approvals;
+mod caller;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -26,9 +27,12 @@ mod query;
 mod reply;
 mod responses;
 mod runs;
+mod scope;
 mod session_events;
 mod sessions;
+mod share;
 mod sse;
+mod tokens;
 mod trace;
 mod transcript;
 mod upgrade;
@@ -38,14 +42,17 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use longhaul_api::ErrorCode;
 use longhaul_engine::Engine;
 use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Insiders, Tokens};
 pub use backup::Backups;
+
+pub use caller::Caller;
 pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
@@ -62,6 +69,10 @@ pub struct App {
     pub engine: Engine,
     /// Who may come in.
     pub door: Arc<Door>,
+    /// The tokens with bounds.
+    pub tokens: Arc<Tokens>,
+    /// Tells whether a caller is a process of a run.
+    pub insiders: Arc<Insiders>,
     /// Ends when the server drains: readers get a frame that says so.
     pub draining: CancellationToken,
     /// Ask for the server's end.
@@ -103,6 +114,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/approvals", &["get"]),
     ("/v1/runs/{id}/approvals/{approval_id}", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
+    ("/v1/runs/{id}/share", &["post"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
     ("/v1/sessions/{id}/transcript", &["get"]),
@@ -115,6 +127,8 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/models", &["get"]),
     ("/v1/backup", &["post"]),
     ("/v1/drain", &["post", "delete"]),
+    ("/v1/tokens", &["get", "post"]),
+    ("/v1/tokens/{id}", &["delete"]),
     ("/v1/shutdown", &["post"]),
     ("/v1/upgrade", &["post"]),
     ("/health", &["get"]),
@@ -136,6 +150,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/approvals", get(approvals::list))
         .route("/v1/runs/{id}/approvals/{approval_id}", post(approvals::answer))
         .route("/v1/runs/{id}/why", get(runs::why))
+        .route("/v1/runs/{id}/share", post(share::share))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))
         .route("/v1/sessions/{id}/transcript", get(transcript::transcript))
@@ -148,6 +163,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/backup", post(backup::backup))
         .route("/v1/drain", post(drain::begin).delete(drain::undo))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/shutdown", post(ops::shutdown))
         .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/health", get(ops::health))

@@ -1,6 +1,7 @@
 //! Longhaul keeps AI agent runs alive.
 //!
 //! Job: the binary's parts: server, HTTP faces, client and command line. Everything that lasts is in the crates below.
+pub mod access;
 pub mod backup;
 pub mod cli;
 pub mod client;

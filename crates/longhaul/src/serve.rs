@@ -28,6 +28,7 @@ use longhaul_supervise::{Grounds, Where, handover, nofile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Insiders, Token, Tokens};
 use crate::http::{self, App, Door};
 pub use accept::Accepting;
 use hold::Hold;
@@ -251,6 +252,11 @@ pub fn preflight(options: &Options) -> u8 {
 async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrades>) -> Result<End, ServeError> {
     let started = Instant::now();
     let address = check(options)?;
+    if options.token.as_deref().is_some_and(Token::is_ours) {
+        return Err(ServeError::Config(
+            "a token that longhaul token create made cannot be the server's own; give another one, or none".to_owned(),
+        ));
+    }
     let metrics = crate::telemetry::metrics();
     let stop = CancellationToken::new();
     let ended = signals(stop.clone(), Arc::clone(upgrades))?;
@@ -270,6 +276,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
+    let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
     let info = ServerInfo {
         address: bound.to_string(),
         pid: std::process::id().cast_signed(),
@@ -281,6 +288,8 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let app = App {
         engine: engine.clone(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
+        tokens,
+        insiders: Arc::new(Insiders::new(&options.data_dir)),
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,

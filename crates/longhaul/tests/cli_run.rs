@@ -224,7 +224,9 @@ fn inside_a_run_no_second_server_is_started() {
         env!("CARGO_BIN_EXE_longhaul"),
         place.dir.path().join("other").display()
     );
-    let ran = place.longhaul(&["run", "-q", "--", "sh", "-c", &script]);
+    let made = place.longhaul(&["token", "create", "--scope", "run"]);
+    let token = format!("LONGHAUL_TOKEN={}", text(&made.stdout).trim());
+    let ran = place.longhaul(&["run", "-q", "--env", &token, "--", "sh", "-c", &script]);
     assert_eq!(text(&ran.stdout), "inner\n125\n");
     assert!(text(&ran.stderr).contains("a run never starts a second server"), "{:?}", text(&ran.stderr));
     assert!(!place.dir.path().join("other").exists());

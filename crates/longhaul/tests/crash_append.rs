@@ -97,6 +97,7 @@ fn request(script: Script) -> NewRun {
         tags: [].into(),
         metadata: serde_json::Map::default(),
         origin: Origin::default(),
+        allowed_roots: vec![],
         cancel_on_disconnect: false,
         refuse_busy_cwd: false,
         warnings: vec![],

@@ -110,6 +110,12 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::StoreFailed, "the store's own tests"),
     (ErrorCode::CursorExpired, "nothing expires yet"),
     (ErrorCode::ForbiddenPeer, "http_peer"),
+    (ErrorCode::AgentNotOperator, "access_agents"),
+    (ErrorCode::ForbiddenScope, "access"),
+    (ErrorCode::ForbiddenProject, "access"),
+    (ErrorCode::ForbiddenCwd, "access"),
+    (ErrorCode::TokenExpired, "access"),
+    (ErrorCode::TooManyTokens, "access"),
     (ErrorCode::Internal, "a fault of ours"),
 ];
 
@@ -654,6 +660,11 @@ async fn every_bad_request_is_refused_by_name_and_leaves_nothing() {
     response_fields(&mut table);
     addresses(&mut table);
     envelopes(&mut table);
+    let nobody = table.with("DELETE", "/v1/tokens/nobody", &[], b"", 404, "token_not_found", None);
+    nobody.fact("token_id", json!("nobody"));
+    table.with("POST", "/v1/tokens", &[], b"{}", 400, "invalid_field", Some("scope"));
+    table.with("POST", "/v1/runs/done/share", &[], br#"{"ttl_ms":604800001}"#, 400, "invalid_field", Some("ttl_ms"));
+    table.with("POST", "/v1/runs/done/share", &[], br#"{"ttl":1}"#, 400, "unknown_field", Some("ttl"));
     table.get("/v1/sessions/nobody", 404, "unknown_session", None).fact("session_id", json!("nobody"));
     table.get("/v1/sessions/nobody/transcript", 404, "unknown_session", None);
     table.get("/v1/sessions/nobody/events", 404, "unknown_session", None);

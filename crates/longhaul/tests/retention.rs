@@ -93,6 +93,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         tags: [].into(),
         metadata: serde_json::Map::default(),
         origin: Origin::default(),
+        allowed_roots: vec![],
         cancel_on_disconnect: false,
         refuse_busy_cwd: false,
         warnings: vec![],

@@ -129,3 +129,15 @@ pub const CHAT_RETRY_GRACE: Duration = Duration::from_secs(10);
 /// How long a chat request that was refused for want of a place may come back as what it was: the SDKs wait as long as
 /// `Retry-After` says, which is 5 s, and no longer than 8 s where they choose.
 pub const CHAT_REFUSED_FOR: Duration = Duration::from_secs(20);
+/// How long a token is good for if nothing says so: a month, after which nobody remembers who has it.
+pub const TOKEN_TTL_DEFAULT_MS: u64 = 30 * 86_400_000;
+/// How long at most: a year, after which it is time to make another one.
+pub const TOKEN_TTL_MAX_MS: u64 = 366 * 86_400_000;
+/// Tokens and shares together; all of them are in memory.
+pub const TOKENS_MAX: usize = 1000;
+/// Directories of one token.
+pub const TOKEN_ROOTS_MAX: usize = 32;
+/// How long a share is good for if nothing says so: long enough to be looked at.
+pub const SHARE_TTL_DEFAULT_MS: u64 = 3_600_000;
+/// How long at most: a week. Far below the life of a tombstone, so that no later run of the same id is shown by it.
+pub const SHARE_TTL_MAX_MS: u64 = 7 * 86_400_000;

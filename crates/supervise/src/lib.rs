@@ -19,6 +19,7 @@ pub mod exec_stage;
 pub mod handover;
 pub mod input;
 pub mod kill;
+pub mod kin;
 pub mod limits;
 pub mod lock;
 pub mod nofile;

@@ -62,3 +62,7 @@ pub const KILL_ROUND: Duration = Duration::from_millis(10);
 pub const GREW_EVERY: Duration = Duration::from_millis(2);
 /// How long the blocking control client waits for an answer.
 pub const CONTROL_ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Processes above one that are looked at: a chain of this length is no agent's, it is an attack on whoever climbs it.
+pub const ANCESTRY_MAX: usize = 4096;
+/// How often a climb along a process's ancestors begins anew because one of them died meanwhile.
+pub const ANCESTRY_TRIES: usize = 16;

@@ -173,6 +173,13 @@ pub(crate) fn has_env(pid: i32, entry: &[u8]) -> bool {
     BufReader::new(file).split(0).map_while(Result::ok).any(|one| one == entry)
 }
 
+/// The value of a variable that a process was started with. Unreadable or gone is none.
+pub(crate) fn env(pid: i32, name: &str) -> Option<Vec<u8>> {
+    let file = fs::File::open(format!("/proc/{pid}/environ")).ok()?;
+    let value = |entry: Vec<u8>| Some(entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?.to_vec());
+    BufReader::new(file).split(0).map_while(Result::ok).find_map(value)
+}
+
 /// A process id as rustix wants it.
 pub(crate) fn pid(raw: i32) -> Option<Pid> {
     Pid::from_raw(raw)

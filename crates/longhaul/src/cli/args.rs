@@ -11,9 +11,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    approve, attach, backup, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore, rm, run, send, serve,
-    server, service, sessions, verify,
-    version, wait, why,
+    approve, attach, backup, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore, rm, run,
+    send, serve, server, service, sessions, share, token, verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -77,6 +76,8 @@ enum Verb {
     Rm(rm::Args),
     Prune(prune::Args),
     Sessions(sessions::Args),
+    Share(share::Args),
+    Token(token::Args),
     Serve(serve::Args),
     Server(server::Args),
     Backup(backup::Args),
@@ -161,6 +162,8 @@ impl Verb {
             Self::Sessions(args) => sessions::run(args, session).await,
             Self::Backup(args) => backup::run(args, session).await,
             Self::Restore(args) => restore::run(args, session).await,
+            Self::Share(args) => share::run(args, session).await,
+            Self::Token(args) => token::run(args, session).await,
             Self::Server(args) => server::run(args, session).await,
             Self::Drain(args) => drain::run(args, session).await,
             Self::Doctor(args) => doctor::run(args, session).await,

@@ -14,6 +14,7 @@ use super::environment::{Environment, TOKEN};
 use super::escape::one_line;
 use super::run::{Args, Fence, Permit};
 use super::trouble::Trouble;
+use crate::access::Token;
 
 /// The harness that is any command.
 pub const EXEC: &str = "exec";
@@ -269,8 +270,9 @@ fn variables(given: &[String], environment: &Environment) -> Result<Option<BTree
         if name.is_empty() {
             return Err(Trouble::new(format!("--env {word}: a variable needs a name")).help("write --env NAME=VALUE"));
         }
-        if name == TOKEN {
-            return Err(Trouble::new(format!("--env {TOKEN}: the token for the server is not given to a run")));
+        if name == TOKEN && !Token::is_ours(&value) {
+            return Err(Trouble::new(format!("--env {TOKEN}: the token for the server is not given to a run"))
+                .help("make one with bounds: longhaul token create --scope run"));
         }
         out.insert(name.to_owned(), value);
     }

@@ -127,6 +127,7 @@ fn refusal(trouble: Trouble, detail: &longhaul_api::error::ErrorDetail) -> Troub
         }
         .status(127),
         "unauthorized" => trouble.help("give a token: --token, LONGHAUL_TOKEN, or token_file in the config file"),
+        "token_expired" => trouble.help("make another one: longhaul token create"),
         "run_not_ended" => trouble.help("both at once: longhaul rm -f RUN"),
         "run_conflict" => trouble.help("take another --id, or leave it out"),
         "saturated" | "queue_full" | "store_busy" => trouble.help("try again in a moment; see: longhaul ps"),

@@ -3,6 +3,8 @@
 //! Job: build the request, bound its time, tell an answer from a refusal.
 //! Owns: the connection pool, the address and the token. Never: retries by itself, uses a proxy, follows a redirect.
 
+mod access;
+
 use std::time::Duration;
 
 use longhaul_api::error::ErrorDetail;

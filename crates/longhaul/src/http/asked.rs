@@ -11,10 +11,11 @@ use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use longhaul_api::request::Message;
 use longhaul_api::{ErrorCode, Problem, RunRequest, chat};
-use longhaul_engine::{Origin, View};
+use longhaul_engine::View;
 use longhaul_model::{ProjectId, RunId, RunKey, SessionId, limits};
 use serde_json::{Map, Value};
 
+use super::caller::Caller;
 use super::reply::{self, Failure};
 use super::{App, chat_retry, runs};
 
@@ -72,7 +73,7 @@ pub(super) async fn dispatch(
     app: &App,
     request: Request,
     headers: &HeaderMap,
-    caller: String,
+    caller: &Caller,
 ) -> Result<Asked, Failure> {
     let names = request.names;
     run_of(app, request, headers, caller).await.map_err(|mut failure| {
@@ -88,9 +89,10 @@ pub(super) async fn dispatch(
     })
 }
 
-async fn run_of(app: &App, request: Request, headers: &HeaderMap, caller: String) -> Result<Asked, Failure> {
+async fn run_of(app: &App, request: Request, headers: &HeaderMap, who: &Caller) -> Result<Asked, Failure> {
     let Request { mut run, digest, messages, .. } = request;
-    let project = request.project.unwrap_or_else(ProjectId::default_project);
+    let project = who.project(request.project)?;
+    let caller = who.name.clone();
     let retry = retry_count(headers);
     let given = runs::run_id(request.run_id, headers)?;
     let anonymous = given.is_none();
@@ -108,10 +110,10 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, caller: String
         run.session_id = Some(session_of(app, &key.project, previous).await?);
     }
     let prompt = chat::prompt_of(&messages)?;
-    let origin = Origin { face: request.face.to_owned(), anonymous, caller: caller.clone(), note: request.note };
     let turn = chat::turn_of(&messages)?;
     let session = run.session_id.clone();
-    let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
+    let mut new = runs::new_run(run, digest.clone(), key.clone(), who, (request.face, anonymous), Some(prompt))?;
+    new.origin.note = request.note;
     new.sealed.turn = turn;
     new.after = request.previous;
     super::trace::join(&mut new, headers);
@@ -128,9 +130,9 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, caller: String
     let placeless = || chat_retry::Placeless::new(app, &key.project, &caller, &digest, retry);
     let waiting = anonymous.then(placeless);
     if let Some(at_most) = request.queue {
-        let who = longhaul_engine::Who { key: key.clone(), harness: new.harness.clone(), caller: caller.clone() };
+        let place = new.origin.who(&key, &new.harness);
         let reserved = tokio::select! {
-            reserved = app.engine.reserve(who, session.as_ref(), at_most) => reserved.map_err(refuse)?,
+            reserved = app.engine.reserve(place, session.as_ref(), at_most) => reserved.map_err(refuse)?,
             () = app.draining.cancelled() => {
                 return Err(reply::dispatch_failure(longhaul_engine::DispatchError::Draining, &key));
             }

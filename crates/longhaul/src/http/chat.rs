@@ -11,7 +11,7 @@ use longhaul_model::{Event, Seq, limits};
 use longhaul_store::ReadLimit;
 
 use super::asked::{self, Asked};
-use super::door::Caller;
+use super::caller::Caller;
 use super::query::Query;
 use super::reply::{self, Failure};
 use super::sse::{Reader, Shape};
@@ -35,7 +35,7 @@ pub(super) async fn complete(
     }
     let cursor = Query::parse(None, &[])?.cursor(&headers)?;
     let options = parsed.chat.stream_options.unwrap_or_default();
-    let asked = asked::dispatch(&app, request(parsed), &headers, caller.0).await?;
+    let asked = asked::dispatch(&app, request(parsed), &headers, &caller).await?;
     let mut response = if streaming {
         stream_of(&app, &asked, cursor, options.include_usage).await?
     } else {

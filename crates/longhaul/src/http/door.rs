@@ -1,22 +1,32 @@
 //! The door: who may come in, and what is written down about each who did.
 //!
 //! A server on loopback answers those who call it by a loopback name; a server on any other address answers those with
-//! the token. A web page of another origin gets nothing from either, unless its origin was allowed by name.
+//! the token. A web page of another origin gets nothing from either, unless its origin was allowed by name. A token with
+//! bounds opens what it is for and nothing else. A process of a run is no operator, whoever's it is.
 
-use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use longhaul_api::{ErrorCode, Problem};
+use futures_util::StreamExt as _;
+use longhaul_api::{ErrorCode, Problem, Scope};
+use longhaul_model::ProjectId;
 use sha2::{Digest as _, Sha256};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq as _;
+use tokio_util::sync::CancellationToken;
 
 use super::App;
+use super::caller::{self, Caller};
 use super::cors::{self, Origin, Origins};
 use super::dialect;
 use super::peer::Peer;
+use super::query;
 use super::reply::{Failure, write_failure};
+use super::scope::{self, Names, Need};
+use crate::access::{Refusal, Standing, Token};
 
 /// Paths that tell nothing and need no token.
 const OPEN: &[&str] = &["/livez", "/readyz"];
@@ -32,9 +42,12 @@ pub struct Door {
     origins: Origins,
 }
 
-/// Who calls: a digest of the token, or nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Caller(pub String);
+/// Somebody who was let in.
+struct Admitted {
+    caller: Caller,
+    /// What ends the streams of a token with bounds: its revocation, or its time.
+    ends: Option<(CancellationToken, Duration)>,
+}
 
 impl Door {
     /// The rules for a server with this token on this kind of address.
@@ -91,11 +104,11 @@ impl Door {
     fn check(&self, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
         self.check_names(headers)?;
         let Some(expected) = &self.token else { return Ok(Caller::default()) };
-        let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let given = given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-        let digest: Option<[u8; 32]> = given.map(|(_, token)| Sha256::digest(token.trim().as_bytes()).into());
+        let digest: Option<[u8; 32]> = bearer(headers).map(|token| Sha256::digest(token.as_bytes()).into());
         match digest {
-            Some(digest) if bool::from(digest.ct_eq(expected)) => Ok(Caller(hex(&digest[..8]))),
+            Some(digest) if bool::from(digest.ct_eq(expected)) => {
+                Ok(Caller { name: hex(&digest[..8]), ..Caller::default() })
+            }
             _ if OPEN.contains(&path) => Ok(Caller::default()),
             Some(_) => Err(Problem::new(ErrorCode::Unauthorized, "the bearer token is wrong").param("Authorization")),
             None => {
@@ -104,6 +117,155 @@ impl Door {
             }
         }
     }
+}
+
+/// The token of the Authorization header.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let given = given.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    given.map(|(_, token)| token.trim())
+}
+
+/// The token with bounds that a request carries, in its header or as `?token=`, which is taken out of its address.
+fn given_token(parts: &mut Parts) -> Result<Option<String>, Failure> {
+    let query = parts.uri.query().unwrap_or_default();
+    let mut given = query::values(query, "token");
+    given.retain(|text| Token::is_ours(text));
+    let Some(text) = given.pop() else {
+        return Ok(bearer(&parts.headers).filter(|text| Token::is_ours(text)).map(str::to_owned));
+    };
+    if !Token::may_be_in_an_address(&text) {
+        let message = "a token goes into the header Authorization: Bearer; addresses are kept in logs and histories, \
+                       and only the token of a share may be in one";
+        return Err(Problem::new(ErrorCode::Unauthorized, message).param("token").into());
+    }
+    let rest = query::without(query, "token");
+    set_query(parts, &rest)?;
+    Ok(Some(text))
+}
+
+fn set_query(parts: &mut Parts, query: &str) -> Result<(), Failure> {
+    let path = parts.uri.path();
+    let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+    let refused = || Failure::from(Problem::invalid("query", "the query string is not well formed"));
+    parts.uri = target.parse::<Uri>().map_err(|_| refused())?;
+    Ok(())
+}
+
+/// The id in a request's path.
+async fn path_id(parts: &mut Parts) -> Option<String> {
+    let params = RawPathParams::from_request_parts(parts, &()).await.ok()?;
+    params.iter().find(|(name, _)| *name == "id").map(|(_, value)| value.to_owned())
+}
+
+/// Whether a token lets its holder do this; its project becomes the request's.
+async fn check_bounds(token: &Token, need: Need, parts: &mut Parts) -> Result<(), Failure> {
+    let bounds = &token.bounds;
+    if bounds.scope < need.scope {
+        let text = format!("token {} has scope {}, this needs {}", token.name, bounds.scope, need.scope);
+        return Err(Problem::new(ErrorCode::ForbiddenScope, text)
+            .fact("scope", bounds.scope.as_str())
+            .fact("needed", need.scope.as_str())
+            .into());
+    }
+    if let Some(run) = token.shown() {
+        let id = path_id(parts).await;
+        if !need.shared || id.as_deref() != Some(run.run.as_str()) {
+            let text =
+                format!("this shares run {}: its snapshot, its events and its output, and nothing else", run.run);
+            return Err(Problem::new(ErrorCode::ForbiddenScope, text)
+                .fact("scope", "share")
+                .fact("needed", need.scope.as_str())
+                .into());
+        }
+    }
+    if let (Some(own), Names::Query) = (&bounds.project, need.names) {
+        let query = parts.uri.query().unwrap_or_default();
+        let named = query::values(query, "project");
+        if let Some(other) = named.iter().find(|name| *name != own.as_str()) {
+            return Err(caller::forbidden_project(own, other));
+        }
+        if named.is_empty() {
+            let and = if query.is_empty() { "" } else { "&" };
+            let query = format!("{query}{and}project={own}");
+            set_query(parts, &query)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a process of a run what only operators may, except that it may end itself.
+async fn check_standing(app: &App, need: Need, peer: Option<&Peer>, parts: &mut Parts) -> Result<(), Failure> {
+    let Some(peer) = peer else { return Ok(()) };
+    let own = match peer.standing(app).await {
+        None | Some(Standing::Outside) => return Ok(()),
+        // Whoever has the server's token and cannot be seen may be behind a tunnel or in a container.
+        Some(Standing::Unseen) if app.door.token.is_some() => return Ok(()),
+        Some(Standing::Unseen) => {
+            let text = "the process that asks is gone, or this server cannot see it, so it may be an agent; wait for the \
+                        answer, or give a token: longhaul token create";
+            return Err(Failure::new(ErrorCode::ForbiddenPeer, text));
+        }
+        Some(Standing::Inside(own)) => own,
+    };
+    if let Some(own) = own.as_ref().filter(|_| need.own) {
+        let named = query::values(parts.uri.query().unwrap_or_default(), "project");
+        let default = ProjectId::default_project();
+        let same = named.first().map_or(default.as_str(), String::as_str) == own.project.as_str();
+        if same && path_id(parts).await.as_deref() == Some(own.run.as_str()) {
+            return Ok(());
+        }
+    }
+    let run = own.as_ref().map_or_else(|| "a run".to_owned(), |own| format!("run {}", own.run));
+    let text = format!(
+        "this request comes from inside {run}, and a run may look and may cancel itself, no more; give it a token: \
+         longhaul token create --scope run, and start it with --env LONGHAUL_TOKEN=TOKEN"
+    );
+    Err(Problem::new(ErrorCode::AgentNotOperator, text).fact("run_id", own.map(|own| own.run.to_string())).into())
+}
+
+/// Decides about a request.
+async fn admit(app: &App, peer: Option<&Peer>, parts: &mut Parts) -> Result<Admitted, Failure> {
+    app.door.check_names(&parts.headers)?;
+    let path = parts.uri.path().to_owned();
+    if OPEN.contains(&&*path) {
+        return Ok(Admitted { caller: Caller::default(), ends: None });
+    }
+    let pattern = parts.extensions.get::<MatchedPath>().cloned();
+    let need = scope::of(&parts.method, pattern.as_ref().map(MatchedPath::as_str));
+    if let Some(text) = given_token(parts)? {
+        let now = app.engine.now();
+        let (token, revoked) = app.tokens.check(&text, now).map_err(|refusal| match refusal {
+            Refusal::Unknown => Problem::new(ErrorCode::Unauthorized, "there is no such token").param("Authorization"),
+            Refusal::Expired(at) => Problem::new(ErrorCode::TokenExpired, format!("the token expired at {at}"))
+                .fact("expired_at", at.to_string()),
+        })?;
+        check_bounds(&token, need, parts).await?;
+        let left = token.expires_at.unix_ms().saturating_sub(now.unix_ms());
+        let left = Duration::from_millis(left.unsigned_abs());
+        return Ok(Admitted { caller: Caller::bounded(token), ends: Some((revoked, left)) });
+    }
+    let caller = app.door.check(&parts.headers, &path)?;
+    app.door.check_peer(peer, &path)?;
+    if need.scope > Scope::Read {
+        check_standing(app, need, peer, parts).await?;
+    }
+    Ok(Admitted { caller, ends: None })
+}
+
+/// Ends a stream with the token that opened it.
+fn end_with(response: Response, (revoked, left): (CancellationToken, Duration)) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    if kind.is_none_or(|kind| !kind.starts_with(b"text/event-stream")) {
+        return response;
+    }
+    let over = async move {
+        tokio::select! {
+            () = revoked.cancelled() => {}
+            () = tokio::time::sleep(left) => {}
+        }
+    };
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(over))))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -129,26 +291,31 @@ fn is_request_id(text: &str) -> bool {
 }
 
 /// Checks a request, passes it on, and finishes its answer.
-pub(super) async fn pass(State(app): State<App>, mut request: Request, next: Next) -> Response {
+pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = Instant::now();
-    let headers = request.headers();
-    let given = headers.get("x-request-id").and_then(|v| v.to_str().ok()).filter(|text| is_request_id(text));
-    let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let unnamed = dialect::is_asked(&request);
-    let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|info| &info.0);
-    let origin = headers.get(header::ORIGIN).cloned();
-    let preflight = app.door.origins.is_preflight(&method, headers);
-    let checked = app.door.check(headers, &path).and_then(|caller| app.door.check_peer(peer, &path).map(|()| caller));
-    let mut response = match checked {
-        _ if preflight => {
-            app.door.check_names(headers).map_or_else(|p| Failure::from(p).into_response(), |()| cors::preflight())
+    let (mut parts, body) = request.into_parts();
+    let given = parts.headers.get("x-request-id").and_then(|v| v.to_str().ok()).filter(|text| is_request_id(text));
+    let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    // The path alone: a share's token is in the query.
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
+    let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
+    let origin = parts.headers.get(header::ORIGIN).cloned();
+    let mut response = if app.door.origins.is_preflight(&method, &parts.headers) {
+        let named = app.door.check_names(&parts.headers);
+        named.map_or_else(|problem| Failure::from(problem).into_response(), |()| cors::preflight())
+    } else {
+        match admit(&app, peer.as_ref(), &mut parts).await {
+            Ok(Admitted { caller, ends }) => {
+                parts.extensions.insert(caller);
+                let response = next.run(Request::from_parts(parts, body)).await;
+                match ends {
+                    Some(ends) => end_with(response, ends),
+                    None => response,
+                }
+            }
+            Err(failure) => failure.into_response(),
         }
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
-        Err(problem) => Failure::from(problem).into_response(),
     };
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         tracing::debug!(request_id = %id, code = failure.0.code.as_str(), message = %failure.0.message, "refused");

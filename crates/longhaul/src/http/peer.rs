@@ -13,24 +13,43 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::serve::Accepting;
 
+use super::App;
+use crate::access::Standing;
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST: u16 = 1;
 const PROTOCOL_TCP: u8 = 6;
 const REQUEST_BYTES: usize = 72;
-/// Where the owner stands in the answer: after the message's header and the fields before it.
+/// Where the owner stands in the answer: after the message's header and the fields before it. The inode is next.
 const UID_AT: usize = 16 + 4 + 48 + 12;
+const INODE_AT: usize = UID_AT + 4;
+
+/// What the kernel says about a socket of this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Socket {
+    /// The user it belongs to.
+    pub(super) uid: u32,
+    /// Its inode; zero once no process holds it.
+    pub(super) inode: u32,
+}
 
 /// The two ends of a connection, and whose the far one is, once somebody asked.
 #[derive(Debug, Clone)]
 pub struct Peer {
     remote: SocketAddr,
     local: Option<SocketAddr>,
-    uid: Arc<OnceLock<Option<u32>>>,
+    socket: Arc<OnceLock<Option<Socket>>>,
+    standing: Arc<OnceLock<Standing>>,
 }
 
 impl Connected<IncomingStream<'_, Accepting>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Accepting>) -> Self {
-        Self { remote: *stream.remote_addr(), local: stream.io().local_addr().ok(), uid: Arc::default() }
+        Self {
+            remote: *stream.remote_addr(),
+            local: stream.io().local_addr().ok(),
+            socket: Arc::default(),
+            standing: Arc::default(),
+        }
     }
 }
 
@@ -40,14 +59,36 @@ impl Peer {
         self.remote.ip().is_loopback()
     }
 
-    /// The user whose socket the far end is; `None` if the kernel does not say. Asked once for a connection.
+    /// The user whose socket the far end is; `None` if the kernel does not say.
     pub(super) fn uid(&self) -> Option<u32> {
-        *self.uid.get_or_init(|| self.local.and_then(|local| owner(self.remote, local).ok().flatten()))
+        self.socket().map(|socket| socket.uid)
+    }
+
+    /// The far end's socket, if it is on this machine. Asked once for a connection.
+    fn socket(&self) -> Option<Socket> {
+        *self.socket.get_or_init(|| self.local.and_then(|local| ask(self.remote, local).ok().flatten()))
+    }
+
+    /// Where the process stands that holds the far end; `None` if that is on another machine. What was once seen holds
+    /// for the connection.
+    pub(super) async fn standing(&self, app: &App) -> Option<Standing> {
+        if let Some(known) = self.standing.get() {
+            return Some(known.clone());
+        }
+        let found = match self.socket() {
+            Some(socket) => app.insiders.standing(&app.engine, u64::from(socket.inode)).await,
+            None if self.is_loopback() => Standing::Unseen,
+            None => return None,
+        };
+        if found != Standing::Unseen {
+            let _ = self.standing.set(found.clone());
+        }
+        Some(found)
     }
 }
 
-/// The user of the socket that is bound to `socket` and connected to `other`.
-fn owner(socket: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
+/// The socket that is bound to `socket` and connected to `other`.
+fn ask(socket: SocketAddr, other: SocketAddr) -> io::Result<Option<Socket>> {
     let kind = SocketType::DGRAM;
     let fd = socket_with(AddressFamily::NETLINK, kind, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?;
     send(&fd, &request(socket, other), SendFlags::empty())?;
@@ -58,7 +99,8 @@ fn owner(socket: SocketAddr, other: SocketAddr) -> io::Result<Option<u32>> {
     if kind != Some(SOCK_DIAG_BY_FAMILY) {
         return Ok(None);
     }
-    Ok(answer.get(UID_AT..UID_AT + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]])))
+    let number = |at: usize| answer.get(at..at + 4).map(|b| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    Ok(number(UID_AT).zip(number(INODE_AT)).map(|(uid, inode)| Socket { uid, inode }))
 }
 
 fn request(socket: SocketAddr, other: SocketAddr) -> Vec<u8> {
@@ -87,6 +129,8 @@ fn request(socket: SocketAddr, other: SocketAddr) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd as _;
+
     use super::*;
 
     #[test]
@@ -99,14 +143,15 @@ mod tests {
             let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let (server, remote) = listener.accept().unwrap();
             let own = rustix::process::getuid().as_raw();
-            assert_eq!(owner(remote, server.local_addr().unwrap()).unwrap(), Some(own));
-            drop(client);
+            let found = ask(remote, server.local_addr().unwrap()).unwrap().unwrap();
+            let link = std::fs::read_link(format!("/proc/self/fd/{}", client.as_raw_fd())).unwrap();
+            assert_eq!((found.uid, format!("socket:[{}]", found.inode)), (own, link.to_str().unwrap().to_owned()));
         }
     }
 
     #[test]
     fn a_socket_that_is_not_there_is_nobody_s() {
         let nobody: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        assert_eq!(owner(nobody, "127.0.0.1:2".parse().unwrap()).unwrap(), None);
+        assert_eq!(ask(nobody, "127.0.0.1:2".parse().unwrap()).unwrap(), None);
     }
 }

@@ -13,7 +13,7 @@ use super::reply::Failure;
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Parses a query string whose parameters must be among `known`. `token` belongs to the door.
+    /// Parses a query string whose parameters must be among `known`. `token` belongs to the door, which takes it out.
     pub(super) fn parse(raw: Option<&str>, known: &[&str]) -> Result<Self, Failure> {
         let mut pairs = Vec::new();
         for part in raw.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
@@ -94,6 +94,18 @@ impl Query {
     }
 }
 
+/// The decoded values of a parameter in a query string, as far as it is well formed.
+pub(super) fn values(raw: &str, name: &str) -> Vec<String> {
+    let pairs = raw.split('&').map(|part| part.split_once('=').unwrap_or((part, "")));
+    pairs.filter(|(n, _)| decode(n).is_ok_and(|n| n == name)).filter_map(|(_, value)| decode(value).ok()).collect()
+}
+
+/// A query string without a parameter.
+pub(super) fn without(raw: &str, name: &str) -> String {
+    let other = |part: &&str| !decode(part.split_once('=').map_or(*part, |(n, _)| n)).is_ok_and(|n| n == name);
+    raw.split('&').filter(other).collect::<Vec<_>>().join("&")
+}
+
 /// The run id in a path, as it was sent; [`Query::key`] checks it.
 pub(super) struct PathId(pub(super) String);
 
@@ -129,6 +141,14 @@ fn decode(text: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_parameter_is_taken_out() {
+        let raw = "client=eventsource&tok%65n=a%20b&after=1";
+        assert_eq!(values(raw, "token"), ["a b"]);
+        assert_eq!(without(raw, "token"), "client=eventsource&after=1");
+        assert_eq!(without("token=x", "token"), "");
+    }
 
     #[test]
     fn parameters_are_decoded_and_known() {

@@ -181,6 +181,15 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
         DispatchError::Cwd { path, source } => {
             Problem::invalid("cwd", format!("{} cannot be worked in: {source}", path.display())).into()
         }
+        DispatchError::CwdForbidden { path, allowed } => {
+            let roots: Vec<String> = allowed.iter().map(|root| root.display().to_string()).collect();
+            let text = format!("this token's runs may work below {}; {} is not", roots.join(", "), path.display());
+            Problem::new(ErrorCode::ForbiddenCwd, text)
+                .param("cwd")
+                .fact("cwd", path.display().to_string())
+                .fact("allowed_roots", roots)
+                .into()
+        }
         DispatchError::CwdBusy { holder } => {
             Problem::new(ErrorCode::CwdBusy, format!("run {holder} works in this directory"))
                 .fact("holder", holder.as_str())

@@ -20,7 +20,7 @@ use longhaul_store::{ReadLimit, StoredEvent};
 use serde_json::{Value, json};
 
 use super::asked;
-use super::door::Caller;
+use super::caller::Caller;
 use super::query::{PathId, Query};
 use super::reply::{self, Failure};
 use super::sse::{Reader, Shape};
@@ -85,7 +85,7 @@ pub(super) async fn create(
     let background = parsed.response.background.unwrap_or(false);
     let start = Start::of(&query, &headers)?;
     start.needs(streaming)?;
-    let asked = asked::dispatch(&app, request(parsed), &headers, caller.0).await?;
+    let asked = asked::dispatch(&app, request(parsed), &headers, &caller).await?;
     let mut response = if streaming {
         follow(&app, &asked.key, &start, asked::delivered(&app, &asked)).await?
     } else {
@@ -189,7 +189,7 @@ pub(super) async fn erase(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, Failure> {
     let key = key(&Query::parse(query.as_deref(), &["project"])?, &id)?;
-    app.engine.erase(&key).await.map_err(|e| reply::erase_failure(e, &key))?;
+    runs::forget(&app, &key).await?;
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
 }
 

@@ -7,14 +7,14 @@ use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, OnCwdBusy, OnDisconnect, OnLost, Problem, Queue, RunList, RunRequest, Snapshot};
-use longhaul_engine::{Confine, Contained, Dispatched, NewRun, Origin, Sealed, View};
+use longhaul_engine::{Confine, Contained, Dispatched, NewRun, Sealed, View};
 use longhaul_harness::Permissions;
-use longhaul_model::{ProjectId, RunId, RunKey, Seq, Status, StreamId, limits};
+use longhaul_model::{RunId, RunKey, Seq, Status, StreamId, limits};
 use longhaul_store::RunFilter;
 use serde_json::json;
 
 use super::App;
-use super::door::Caller;
+use super::caller::Caller;
 use super::query::{PathId, Query};
 use super::reply::{self, Failure, SHOULD_RETRY};
 
@@ -55,7 +55,8 @@ pub(super) fn new_run(
     request: RunRequest,
     digest: String,
     key: RunKey,
-    origin: Origin,
+    caller: &Caller,
+    (face, anonymous): (&str, bool),
     defaults_prompt: Option<(String, Option<String>)>,
 ) -> Result<NewRun, Failure> {
     if request.mcp.as_ref().is_some_and(|v| !v.is_null()) {
@@ -148,7 +149,8 @@ pub(super) fn new_run(
         name: request.name,
         tags: request.tags.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),
-        origin,
+        origin: caller.origin(face, anonymous),
+        allowed_roots: caller.allowed_roots(),
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
         warnings: vec![],
@@ -188,10 +190,9 @@ pub(super) async fn create(
     let given = run_id(request.run_id.clone(), &headers)?;
     let anonymous = given.is_none();
     let run = given.unwrap_or_else(|| RunId::from_uuid(uuid::Uuid::now_v7()));
-    let project = request.project.clone().unwrap_or_else(ProjectId::default_project);
+    let project = caller.project(request.project.clone())?;
     let key = RunKey { project, run };
-    let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0, ..Origin::default() };
-    let mut new = new_run(request, digest.clone(), key.clone(), origin, None)?;
+    let mut new = new_run(request, digest.clone(), key.clone(), &caller, ("runs", anonymous), None)?;
     super::trace::join(&mut new, &headers);
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
     let view = view(&app, &key).await?;
@@ -267,6 +268,16 @@ pub(super) async fn list(State(app): State<App>, RawQuery(raw): RawQuery) -> Res
     Ok(Json(RunList { object: "list".to_owned(), data, has_more: page.more, next, feed }))
 }
 
+/// Erases a run, and the shares that showed it.
+pub(super) async fn forget(app: &App, key: &RunKey) -> Result<(), Failure> {
+    app.engine.erase(key).await.map_err(|e| reply::erase_failure(e, key))?;
+    if let Err(error) = app.tokens.forget(&app.engine, key).await {
+        // What they open is gone, and they expire by themselves.
+        tracing::warn!(run = %key, %error, "could not remove the shares of an erased run");
+    }
+    Ok(())
+}
+
 /// `DELETE /v1/runs/{id}`.
 pub(super) async fn erase(
     State(app): State<App>,
@@ -274,7 +285,7 @@ pub(super) async fn erase(
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Failure> {
     let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;
-    app.engine.erase(&key).await.map_err(|e| reply::erase_failure(e, &key))?;
+    forget(&app, &key).await?;
     let gone = ["events", "row", "output", "secrets", "directories that longhaul made"];
     Ok(Json(json!({ "id": key.run, "object": "run.deleted", "deleted": true, "gone": gone })).into_response())
 }
