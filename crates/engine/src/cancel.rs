@@ -36,6 +36,11 @@ struct Answer {
     requested: bool,
 }
 
+/// Where the operations on a run begin.
+pub(crate) fn operations_of(key: &RunKey) -> (&'static str, String) {
+    (OPERATION, format!("{key}/"))
+}
+
 impl Engine {
     /// Records that the run shall end. The end itself is proven later, by the run's terminal event.
     ///

@@ -45,12 +45,13 @@ impl Engine {
         let dir = crate::doc::Doc::decode(&row.doc).map(|doc| doc.dir).unwrap_or_default();
         let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone() };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
-        let commit = Commit {
-            erase: Some(key.clone()),
-            records: vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false }],
-            urgency: Urgency::Reserve,
-            ..Commit::default()
-        };
+        let mut records = vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false }];
+        // Answers to operations on it: a repeat hears that the run is gone. One commit holds so many; more go later.
+        let (kind, prefix) = crate::cancel::operations_of(key);
+        let most = longhaul_store::limits::COMMIT_RECORDS_MAX - records.len();
+        let answers = self.store().records(kind, &prefix, most).await?;
+        records.extend(answers.into_iter().map(|(key, _)| RecordWrite { key, value: None, only_new: false }));
+        let commit = Commit { erase: Some(key.clone()), records, urgency: Urgency::Reserve, ..Commit::default() };
         self.store().commit(commit).await?;
         if !dir.is_empty() {
             self.remove_dirs(&dir).await;

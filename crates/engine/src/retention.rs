@@ -8,7 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use longhaul_model::{RunKey, Status, StreamId, Timestamp};
+use longhaul_model::{RunKey, Status, StreamId, Timestamp, limits};
+use longhaul_store::limits::COMMIT_RECORDS_MAX;
 use longhaul_store::{Commit, RecordWrite, RunFilter, StoreError, Urgency};
 
 use crate::doc::Doc;
@@ -22,6 +23,9 @@ const EVERY: Duration = Duration::from_hours(1);
 /// How the name of a run's directory begins once it is being removed. Under its own name a half removed one could look
 /// like one that a dispatch left, and the sweep of a start would take the run's working directory with it.
 const GOING: &str = "going-";
+
+/// The kind of the records by which a chat request that is sent again is known, and their `at`.
+const CHAT_RETRY: &str = "chat_retry";
 
 /// Runs of one page.
 const PAGE: usize = 100;
@@ -141,6 +145,7 @@ impl Engine {
                 total -= bytes;
             }
         }
+        self.forget_chats().await?;
         for (key, value) in self.store().records(TOMBSTONE, "", usize::MAX).await? {
             let old = serde_json::from_slice::<Tombstone>(&value).is_ok_and(|t| older(t.erased_at, keep.tombstones));
             if old {
@@ -156,6 +161,36 @@ impl Engine {
             }
         }
         Ok(removed)
+    }
+
+    /// Forgets chat requests that no retry can repeat any more.
+    async fn forget_chats(&self) -> Result<(), StoreError> {
+        #[derive(serde::Deserialize)]
+        struct Undelivered {
+            at: Timestamp,
+        }
+        let now = self.now().unix_ms();
+        let window = i64::try_from(limits::CHAT_RETRY_WINDOW.as_millis()).unwrap_or(i64::MAX);
+        let mut after = String::new();
+        loop {
+            let page = self.store().records_after(CHAT_RETRY, "", &after, COMMIT_RECORDS_MAX).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after.clone_from(&last.id);
+            let old = |value: &[u8]| {
+                serde_json::from_slice::<Undelivered>(value).is_ok_and(|chat| now - chat.at.unix_ms() > window)
+            };
+            let records: Vec<RecordWrite> = page
+                .into_iter()
+                .filter(|(_, value)| old(value))
+                .map(|(key, _)| RecordWrite { key, value: None, only_new: false })
+                .collect();
+            if !records.is_empty()
+                && let Err(error) = self.store().commit(Commit { records, ..Commit::default() }).await
+            {
+                tracing::warn!(%error, "could not forget old chat requests");
+                return Ok(());
+            }
+        }
     }
 
     /// Removes what a crash in the middle of a removal left.

@@ -167,13 +167,12 @@ impl Engine {
     pub async fn session(&self, key: &SessionKey) -> Result<Option<Session>, StoreError> {
         let record = key.record();
         match self.store().record(&record).await? {
-            Some(bytes) => self.placed(Session::decode(&record.id, &bytes)?).map(Some),
+            Some(bytes) => Ok(Some(self.placed(Session::decode(&record.id, &bytes)?))),
             None => Ok(None),
         }
     }
 
-    /// Sessions of one project in id order, after an id, at most `limit`; and whether there are more. Only the first
-    /// [`longhaul_store::limits::RECORDS_MAX`] of a project can be listed.
+    /// Sessions of one project in id order, after an id, at most `limit`; and whether there are more.
     ///
     /// # Errors
     /// Of the store.
@@ -184,23 +183,23 @@ impl Engine {
         limit: usize,
     ) -> Result<(Vec<Session>, bool), StoreError> {
         let prefix = format!("{project}/");
-        let found = self.store().records(KIND, &prefix, longhaul_store::limits::RECORDS_MAX).await?;
-        let after = after.map(|id| format!("{prefix}{id}"));
-        let mut rest = found.iter().filter(|(key, _)| after.as_ref().is_none_or(|after| key.id > *after));
-        let page: Vec<Session> = rest
-            .by_ref()
-            .take(limit)
-            .map(|(key, bytes)| self.placed(Session::decode(&key.id, bytes)?))
-            .collect::<Result<_, _>>()?;
-        Ok((page, rest.next().is_some()))
+        let after = after.map_or_else(String::new, |id| format!("{prefix}{id}"));
+        let mut found = self.store().records_after(KIND, &prefix, &after, limit + 1).await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let mut page = Vec::with_capacity(found.len());
+        for (key, bytes) in &found {
+            page.push(self.placed(Session::decode(&key.id, bytes)?));
+        }
+        Ok((page, more))
     }
 
     /// A private directory lies where this data directory is, whatever it was called when the session began.
-    fn placed(&self, mut session: Session) -> Result<Session, StoreError> {
+    fn placed(&self, mut session: Session) -> Session {
         if let Some(dir) = &session.dir {
             session.cwd = self.work_dir(dir);
         }
-        Ok(session)
+        session
     }
 
     /// The run that works in the session at the moment, or is the first to.
@@ -302,15 +301,20 @@ impl Engine {
     /// Removes private directories of sessions that were never accepted.
     pub(crate) async fn sweep_sessions(&self) {
         let _alone = self.inner.making.write().await;
-        let Ok(known) = self.store().records(KIND, "", longhaul_store::limits::RECORDS_MAX).await else { return };
-        if known.len() >= longhaul_store::limits::RECORDS_MAX {
-            return;
-        }
         let mut dirs = std::collections::HashSet::new();
-        for (key, bytes) in &known {
-            // What cannot be read may name any of them.
-            let Ok(session) = Session::decode(&key.id, bytes) else { return };
-            dirs.extend(session.dir);
+        let mut after = String::new();
+        loop {
+            let page = longhaul_store::limits::RECORDS_MAX;
+            let Ok(known) = self.store().records_after(KIND, "", &after, page).await else { return };
+            for (key, bytes) in &known {
+                // What cannot be read may name any of them.
+                let Ok(session) = Session::decode(&key.id, bytes) else { return };
+                dirs.extend(session.dir);
+            }
+            match known.last() {
+                Some((last, _)) if known.len() == page => after.clone_from(&last.id),
+                _ => break,
+            }
         }
         let work = self.work_dir("");
         let names = tokio::task::spawn_blocking(move || -> Vec<String> {

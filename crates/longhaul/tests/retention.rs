@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use longhaul_engine::{
-    DiskFloor, DispatchError, Engine, NewRun, Options, Origin, PlaceLimits, Removed, Retention, Sealed,
+    DiskFloor, DispatchError, Engine, NewRun, Operation, Options, Origin, PlaceLimits, Removed, Retention, Sealed,
 };
 use longhaul_harness::Permissions;
 use longhaul_model::time::Clock;
 use longhaul_model::{ProjectId, RunId, RunKey, Timestamp};
-use longhaul_store::MemoryStore;
+use longhaul_store::{Commit, MemoryStore, RecordKey, RecordWrite, Store as _};
 use serde_json::json;
 use support::Server;
 
@@ -234,4 +234,76 @@ async fn output_that_is_not_kept_is_said_to_be_gone_and_prune_erases_by_age() {
     for id in ["loud", "mute"] {
         assert_eq!(server.get(&format!("/v1/runs/{id}")).await.0, 410);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_go_with_their_run_and_chat_requests_after_their_window() {
+    let (dir, store, clock) = start();
+    let engine = engine(&store, &clock, dir.path(), Retention::default()).await;
+    for id in ["one", "one-more"] {
+        run_to_end(&engine, id, "true").await;
+        for op in ["a", "b"] {
+            let intent = longhaul_model::event::RunCancelRequested { by: "test".to_owned(), reason: None };
+            let operation = Operation { id: op.to_owned(), digest: "d".to_owned() };
+            engine.cancel(&key(id), intent, Some(operation)).await.unwrap();
+        }
+    }
+    let chat = |id: &str, at: Timestamp| RecordWrite {
+        key: RecordKey::new("chat_retry", format!("default/c/d/{id}")),
+        value: Some(json!({ "run": key(id), "at": at, "taken": 0 }).to_string().into()),
+        only_new: false,
+    };
+    let records = vec![chat("one", clock.now())];
+    store.commit(Commit { records, ..Commit::default() }).await.unwrap();
+    engine.erase(&key("one")).await.unwrap();
+    let left = async |kind| -> Vec<String> {
+        store.records(kind, "", 100).await.unwrap().into_iter().map(|(key, _)| key.id).collect()
+    };
+    assert_eq!(left("operation").await, ["default/one-more/cancel/a", "default/one-more/cancel/b"]);
+    engine.retain().await.unwrap();
+    assert_eq!(left("chat_retry").await.len(), 1, "it may still be asked for");
+    clock.forward(1);
+    let records = vec![chat("one-more", clock.now())];
+    store.commit(Commit { records, ..Commit::default() }).await.unwrap();
+    engine.retain().await.unwrap();
+    assert_eq!(left("chat_retry").await, ["default/c/d/one-more"]);
+    engine.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_sessions_are_listed_however_many_there_are() {
+    let (dir, store, clock) = start();
+    let engine = engine(&store, &clock, dir.path(), Retention::default()).await;
+    let count = longhaul_store::limits::RECORDS_MAX + 50;
+    let session = |n: usize| RecordWrite {
+        key: RecordKey::new("session", format!("default/s{n:06}")),
+        value: Some(
+            json!({
+                "v": 1, "id": format!("s{n:06}"), "project": "default", "harness": "claude", "model": null, "cwd": "/",
+                "dir": null, "profile": "", "source_session_id": null, "turns": 1, "created_at": clock.now(),
+                "last_run": "r",
+            })
+            .to_string()
+            .into(),
+        ),
+        only_new: false,
+    };
+    for part in (0..count).collect::<Vec<_>>().chunks(4000) {
+        let records = part.iter().map(|n| session(*n)).collect();
+        store.commit(Commit { records, ..Commit::default() }).await.unwrap();
+    }
+    let (mut seen, mut after) = (0, None);
+    loop {
+        let (page, more) = engine.sessions(&ProjectId::default_project(), after.as_ref(), 1000).await.unwrap();
+        for session in &page {
+            assert_eq!(session.id.as_str(), format!("s{seen:06}"));
+            seen += 1;
+        }
+        after = page.last().map(|session| session.id.clone());
+        if !more {
+            break;
+        }
+    }
+    assert_eq!(seen, count);
+    engine.shutdown().await;
 }

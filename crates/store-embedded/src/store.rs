@@ -238,11 +238,13 @@ impl EmbeddedStore {
         &self,
         kind: &'static str,
         prefix: String,
+        after: String,
         limit: usize,
     ) -> Result<Vec<(RecordKey, Bytes)>, StoreError> {
-        let newer = self.shared.memory().records(kind, &prefix);
+        let mut newer = self.shared.memory().records(kind, &prefix);
+        newer.retain(|(id, _)| after.is_empty() || *id > after);
         let ask_for = limit.saturating_add(newer.len());
-        let mut found = self.readers.ask(move |conn| records::list(conn, kind, &prefix, ask_for)).await?;
+        let mut found = self.readers.ask(move |conn| records::list(conn, kind, &prefix, &after, ask_for)).await?;
         for (id, value) in newer {
             match value {
                 Some(value) => found.insert(id, value),
@@ -473,7 +475,20 @@ impl Store for EmbeddedStore {
         let prefix = prefix.to_owned();
         Box::pin(async move {
             self.open_still()?;
-            self.records_of(kind, prefix, limit).await
+            self.records_of(kind, prefix, String::new(), limit).await
+        })
+    }
+
+    fn records_after<'a>(
+        &'a self,
+        kind: &'static str,
+        prefix: &'a str,
+        after: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(RecordKey, Bytes)>, StoreError>> {
+        Box::pin(async move {
+            self.open_still()?;
+            self.records_of(kind, prefix.to_owned(), after.to_owned(), limit).await
         })
     }
 

@@ -86,6 +86,20 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<(RecordKey, bytes::Bytes)>, StoreError>>;
 
+    /// The same from an id on, exclusive: the next page after the last id of the one before.
+    fn records_after<'a>(
+        &'a self,
+        kind: &'static str,
+        prefix: &'a str,
+        after: &'a str,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<(RecordKey, bytes::Bytes)>, StoreError>> {
+        Box::pin(async move {
+            let all = self.records(kind, prefix, usize::MAX).await?;
+            Ok(all.into_iter().filter(|(key, _)| key.id.as_str() > after).take(limit).collect())
+        })
+    }
+
     /// Entries of the lifecycle feed with a position above `after`, of one project if one is named. The page says how
     /// far it looked, so that a reader with a filter advances over what it does not see.
     ///

@@ -154,13 +154,15 @@ async fn note(store: &Path, manifest: &Manifest, at: Timestamp) -> Result<(), Re
     Ok(())
 }
 
+/// What every manifest has, whatever its form.
+#[derive(serde::Deserialize)]
+struct Form {
+    format: u32,
+}
+
 fn read(source: &Path) -> Result<Manifest, RestoreError> {
     let no = |why: String| RestoreError::NoBackup { path: source.to_owned(), why };
     let text = std::fs::read(source.join(MANIFEST)).map_err(|error| no(format!("{MANIFEST}: {error}")))?;
-    #[derive(serde::Deserialize)]
-    struct Form {
-        format: u32,
-    }
     let form: Form = serde_json::from_slice(&text).map_err(|error| no(format!("{MANIFEST}: {error}")))?;
     if form.format != FORMAT {
         return Err(no(format!("its form is {}, this version knows {FORMAT}", form.format)));

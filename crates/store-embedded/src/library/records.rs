@@ -75,13 +75,22 @@ pub(crate) fn find(conn: &Connection, kind: &str, id: &str) -> Result<Option<Byt
     }
 }
 
-/// Records of a kind whose id begins with `prefix`, at most `limit`, in id order.
-pub(crate) fn list(conn: &Connection, kind: &str, prefix: &str, limit: usize) -> Result<BTreeMap<String, Bytes>> {
+/// Records of a kind whose id begins with `prefix` and is above `after`, at most `limit`, in id order.
+pub(crate) fn list(
+    conn: &Connection,
+    kind: &str,
+    prefix: &str,
+    after: &str,
+    limit: usize,
+) -> Result<BTreeMap<String, Bytes>> {
     let at = "longhaul.db: records";
     let mut statement = conn
         .prepare_cached("SELECT kind, id, crc, value FROM records WHERE kind = ?1 AND id >= ?2 ORDER BY id LIMIT ?3")
         .at(at)?;
-    let mut rows = statement.query(params![kind, prefix, i64::try_from(limit).unwrap_or(i64::MAX)]).at(at)?;
+    // Nothing is between an id and the same with a NUL behind it.
+    let above = format!("{after}\0");
+    let from = if after.is_empty() || above.as_str() < prefix { prefix } else { &above };
+    let mut rows = statement.query(params![kind, from, i64::try_from(limit).unwrap_or(i64::MAX)]).at(at)?;
     let mut found = BTreeMap::new();
     while let Some(row) = rows.next().at(at)? {
         let (_, id, value) = decode(row)?;

@@ -67,6 +67,16 @@ pub async fn records_list_by_prefix_in_order(place: &dyn Place) {
         expected.sort();
         assert_eq!(all, expected);
         assert_eq!(ids(store.records("op", "p/0", 3).await.unwrap()), ["p/00", "p/01", "p/02"]);
+        for (after, expected) in [
+            ("", &["p/00", "p/01", "p/02"][..]),
+            ("p/03", &["p/04", "p/0500", "p/06"]),
+            ("p/05", &["p/0500", "p/06", "p/07"]),
+            ("o", &["p/00", "p/01", "p/02"]),
+            ("p/58", &["p/59"]),
+            ("q", &[]),
+        ] {
+            assert_eq!(ids(store.records_after("op", "p/", after, 3).await.unwrap()), expected, "{after}");
+        }
         assert_eq!(ids(store.records("op", "p/04", 3).await.unwrap()), ["p/04"]);
         assert_eq!(ids(store.records("op", "q", 3).await.unwrap()), ["q/1"]);
         assert_eq!(ids(store.records("op", "", 1000).await.unwrap()).len(), 61);
