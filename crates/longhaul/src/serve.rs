@@ -44,6 +44,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How long connections that were accepted before an upgrade have to bring their request.
 const LAST_REQUESTS: Duration = Duration::from_millis(100);
 
+/// How long a signal takes at most from the kernel to the task that listens for it.
+const LAST_SIGNALS: Duration = Duration::from_millis(20);
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -340,8 +343,15 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         tracing::warn!("some requests did not end in time");
     }
     engine.shutdown().await;
-    announced.abort();
-    watched.abort();
+    for task in [announced, watched, beating] {
+        task.abort();
+    }
+    // From here on a signal waits for the next listener; what came before is still heard.
+    handover::hold_signals().map_err(|source| ServeError::Io { what: "could not hold signals".to_owned(), source })?;
+    tokio::time::sleep(LAST_SIGNALS).await;
+    for task in [ended, inherited] {
+        task.abort();
+    }
     // A stop that came in the middle of an upgrade is a stop.
     let end = if stop.is_cancelled() { End::Stopped } else { end };
     if matches!(end, End::Stopped) {
@@ -349,14 +359,8 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         remove_info(&options.data_dir, &info);
     }
     store.close().await.map_err(|error| ServeError::Store(error.to_string()))?;
-    for task in [ended, inherited, beating] {
-        task.abort();
-    }
-    // From here on a signal waits.
-    handover::hold_signals().map_err(|source| ServeError::Io { what: "could not hold signals".to_owned(), source })?;
-    if stop.is_cancelled() || matches!(end, End::Stopped) {
+    if matches!(end, End::Stopped) {
         tracing::info!("stopped");
-        return Ok(End::Stopped);
     }
     Ok(end)
 }
