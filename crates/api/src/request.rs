@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+pub use longhaul_model::event::OnLost;
 use longhaul_model::{ProjectId, RunId, SessionId, canonical, limits};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -34,17 +35,6 @@ pub enum Permissions {
     Edit,
     /// Everything. Never a default.
     Full,
-}
-
-/// What happens to a run whose process was lost before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLost {
-    /// It fails as `lost`.
-    #[default]
-    Fail,
-    /// It goes on in a new attempt through the CLI's own session.
-    Resume,
 }
 
 /// What the last reader's leaving means.

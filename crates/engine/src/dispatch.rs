@@ -9,8 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use longhaul_harness::Harness;
-use longhaul_model::event::{EventData, RunCreated, Warning};
+use longhaul_harness::{Harness, PlanError};
+use longhaul_model::event::{Driver, EventData, OnLost, RunCreated, Warning};
 use longhaul_model::projection::Projection;
 use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, event};
 use longhaul_store::{Commit, CommitError, RecordWrite};
@@ -48,6 +48,10 @@ pub struct NewRun {
     pub metadata: Map<String, Value>,
     /// How it came to be.
     pub origin: Origin,
+    /// What happens if its process is lost.
+    pub on_lost: OnLost,
+    /// The ended run that it goes on with.
+    pub resumed_from: Option<RunId>,
     /// Whether the last reader's leaving is a cancel.
     pub cancel_on_disconnect: bool,
     /// Whether another live run in the same directory is a refusal.
@@ -158,6 +162,9 @@ impl Engine {
         }
         let harness = longhaul_harness::find(&new.harness)
             .ok_or_else(|| DispatchError::UnknownHarness { name: new.harness.clone() })?;
+        if new.on_lost == OnLost::Resume && harness.driver() == Driver::Exec {
+            return Err(PlanError::Unsupported { harness: harness.name(), field: "on_lost" }.into());
+        }
         let dir = uuid::Uuid::now_v7().simple().to_string();
         let own_cwd = match &session {
             Some(session) => session.dir.is_some(),
@@ -235,6 +242,8 @@ impl Engine {
             cwd: new.sealed.cwd.to_string_lossy().into_owned(),
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
+            on_lost: new.on_lost,
+            resumed_from: new.resumed_from.clone(),
         };
         let mut data: Vec<EventData> = vec![created.into()];
         data.extend(new.warnings.iter().cloned().map(EventData::from));

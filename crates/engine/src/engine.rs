@@ -377,8 +377,8 @@ impl Engine {
     }
 
     /// The directory of a run's attempt, where its spool is.
-    pub fn attempt_dir(&self, doc: &Doc) -> Option<PathBuf> {
-        (doc.run.attempts > 0).then(|| attempt_path(&self.runs_dir().join(&doc.dir), doc.run.attempts))
+    pub fn attempt_dir(&self, doc: &Doc, attempt: u32) -> Option<PathBuf> {
+        (attempt > 0).then(|| attempt_path(&self.runs_dir().join(&doc.dir), attempt))
     }
 
     /// Whether the server stops.

@@ -18,6 +18,7 @@ mod lanes;
 mod owner;
 mod places;
 mod recovery;
+mod retell;
 mod retention;
 mod sealed;
 mod session;

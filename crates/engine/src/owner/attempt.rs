@@ -56,20 +56,26 @@ impl Owner {
             let text = format!("this version has no harness called {harness_name:?}");
             return self.give_up("recovery_failed", text).await;
         };
-        let resume = match self.shared.with_doc(|doc| crate::engine::session_key(&self.shared.key, doc)) {
-            Some(session) => self.engine.session(&session).await?.and_then(|session| session.source_session_id),
-            None => None,
-        };
-        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref()) {
+        (self.seen_live, self.stop_begun) = (None, None);
+        let ask = self.ask(harness, &sealed).await?;
+        let (prompt, new) = (ask.prompt.as_deref(), ask.new_session.as_deref());
+        let plan = match crate::admission::plan_again(harness, &sealed, ask.resume.as_deref(), prompt, new) {
             Ok(plan) => plan,
+            Err(error) if self.state.loss.is_some() => {
+                return self.give_up("lost", format!("the run's process was lost and cannot go on: {error}")).await;
+            }
             Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
         };
         if self.engine.inner.draining.is_cancelled() {
             return Err(LetGo::Draining);
         }
-        if self.state.never_started > 0 {
-            // Whatever kept the last attempt from starting is given a moment to pass.
-            self.breathe(AGAIN * self.state.never_started).await?;
+        let failed = self.state.never_started + self.state.lost_attempts;
+        if failed > 0 {
+            // Whatever kept the last attempt from starting, or ended it, is given a moment to pass.
+            self.breathe(AGAIN * failed).await?;
+            if self.is_over() {
+                return Ok(());
+            }
         }
         let attempt = AttemptNo::new(self.state.totals.attempts + 1);
         let spec = self.spec(attempt, &plan, &sealed);
@@ -107,8 +113,7 @@ impl Owner {
             let prepare = Arc::clone(&prepare);
             move || prepare()
         });
-        let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
-        let command = Command::StartAttempt { cause, budget_ms: sealed.timeout_ms };
+        let command = Command::StartAttempt { rung: ask.rung };
         let intended = self.apply(command, Urgency::Ordinary).await;
         let made = loop {
             let made = (&mut making).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -165,10 +170,12 @@ impl Owner {
                 Some(_) => supervise::Stdin::File { name: "stdin".to_owned() },
             },
             limits: supervise::Limits {
-                output_bytes_max: self.engine.inner.options.output_bytes_max,
+                output_bytes_max: (self.engine.inner.options.output_bytes_max)
+                    .saturating_sub(self.state.totals.stdout_bytes + self.state.totals.stderr_bytes)
+                    .max(1),
                 idle_ms: sealed.idle_ms,
             },
-            deadline_ms: Some(sealed.timeout_ms),
+            deadline_ms: Some(self.state.budget_left_ms.max(1)),
             drain_ms: limits::DRAIN.as_millis() as u64,
             stop: plan.stop.iter().map(stop_step).collect(),
         }
@@ -268,7 +275,7 @@ impl Owner {
     /// Why the run should be stopped now, if it should.
     fn stop_wanted(&self) -> Option<StopReason> {
         // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
-        let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
+        let budget = Duration::from_millis(self.state.budget_left_ms) + limits::DEADLINE_GRACE;
         if self.state.cancel.is_some() {
             Some(StopReason::Cancel)
         } else if self.poison.is_some() {
@@ -326,7 +333,7 @@ impl Owner {
     }
 
     /// An attempt's files cannot be read: say so, where `why` shows it, and look again. Never a guess.
-    async fn trouble(&mut self, what: &str) -> Result<(), LetGo> {
+    pub(super) async fn trouble(&mut self, what: &str) -> Result<(), LetGo> {
         tracing::error!(run = %self.shared.key, error = what, "an attempt's files cannot be used");
         self.shared.set_blocked(Some(format!("the run's files: {what}")), self.now_ms());
         self.breathe(Duration::from_secs(1)).await

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use longhaul_model::event::{EventData, ResourceUse, Warning};
+use longhaul_model::event::{EventData, OnLost, ResourceUse, Warning};
 use longhaul_model::run::{Command, ExecError, Exit, ExitHow, RunState, Stop, decide};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
@@ -34,9 +34,10 @@ impl Owner {
             output_lost_bytes: 0,
             stderr_tail: None,
             spool_error: None,
+            ran_ms: if never { 0 } else { self.estimate_ms(None) },
         };
         if !never {
-            self.kill_lost(attempt, &mut exit).await;
+            self.kill_lost(attempt, &mut exit).await?;
         }
         self.end(vec![], None, exit).await
     }
@@ -51,7 +52,8 @@ impl Owner {
     ) -> Result<(), LetGo> {
         let mut exit = exit_of(&record);
         if record.how == How::Lost {
-            self.kill_lost(attempt, &mut exit).await;
+            exit.ran_ms = self.estimate_ms(Some(dir));
+            self.kill_lost(attempt, &mut exit).await?;
         }
         if let Some(started) = dir.read_started().ok().flatten()
             && !matches!(record.how, How::NeverStarted { .. })
@@ -118,19 +120,26 @@ impl Owner {
         Ok(())
     }
 
-    /// Kills what a lost shim left, as far as its marker reaches.
-    async fn kill_lost(&mut self, attempt: AttemptNo, exit: &mut Exit) {
-        let marker = self.shared.with_doc(|doc| format!("{}.{attempt}", doc.dir));
-        let killed = tokio::task::spawn_blocking(move || kill_marked(&marker, LOST_KILL)).await;
-        match killed {
-            Ok(Ok(report)) => {
-                exit.killed_descendants = report.killed.len() as u32;
-                exit.unkilled = report.remaining;
+    /// Kills what a lost shim left, as far as its marker reaches. A run that may go on waits until it could be looked for:
+    /// its agent must not be there twice.
+    async fn kill_lost(&mut self, attempt: AttemptNo, exit: &mut Exit) -> Result<(), LetGo> {
+        loop {
+            let marker = self.shared.with_doc(|doc| format!("{}.{attempt}", doc.dir));
+            let killed = tokio::task::spawn_blocking(move || kill_marked(&marker, LOST_KILL)).await;
+            let error = match killed {
+                Ok(Ok(report)) => {
+                    exit.killed_descendants = report.killed.len() as u32;
+                    exit.unkilled = report.remaining;
+                    return Ok(());
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(run = %self.shared.key, error, "could not look for a lost run's processes");
+            if self.state.on_lost == OnLost::Fail || self.state.cancel.is_some() {
+                return Ok(());
             }
-            Ok(Err(error)) => {
-                tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes");
-            }
-            Err(error) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
+            self.trouble(&format!("processes of a lost attempt cannot be looked for: {error}")).await?;
         }
     }
 }
@@ -162,6 +171,7 @@ fn exit_of(record: &supervise::Exit) -> Exit {
         output_lost_bytes: record.output_lost_bytes,
         stderr_tail: None,
         spool_error: record.spool_error.clone(),
+        ran_ms: record.ran_ms,
     }
 }
 

@@ -139,6 +139,9 @@ impl Owner {
         if ended.is_some() && !more {
             open.parser.end(&mut events);
         }
+        if self.state.lost_attempts > 0 {
+            super::goes_on::scope(attempt, &mut events);
+        }
         let cursor = Cursor::new(attempt, after, &*open.parser);
         Ok((Source(Some(open)), Some(Piece { events, cursor, more })))
     }

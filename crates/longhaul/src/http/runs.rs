@@ -65,9 +65,6 @@ pub(super) fn new_run(
     if request.response_format.as_ref().is_some_and(|v| !plain(v)) {
         return Err(unsupported("response_format", "only response_format text is supported by this version"));
     }
-    if request.on_lost == Some(OnLost::Resume) {
-        return Err(unsupported("on_lost", "on_lost resume is not supported by this version; fail is"));
-    }
     if request.on_cwd_busy == Some(OnCwdBusy::Queue) {
         return Err(unsupported(
             "on_cwd_busy",
@@ -100,6 +97,11 @@ pub(super) fn new_run(
             return Err(Problem::invalid("harness", "name a harness, or a command to run").into());
         }
     };
+    let on_lost = request.on_lost.unwrap_or_default();
+    if on_lost == OnLost::Resume && harness == "exec" {
+        let text = "a command has no session to go on with, so on_lost resume is not supported by exec; fail is";
+        return Err(unsupported("on_lost", text));
+    }
     let permissions = match request.permissions.unwrap_or_default() {
         longhaul_api::Permissions::Cli => Permissions::Cli,
         longhaul_api::Permissions::ReadOnly => Permissions::ReadOnly,
@@ -135,6 +137,8 @@ pub(super) fn new_run(
         tags: request.tags.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),
         origin,
+        on_lost,
+        resumed_from: None,
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
         warnings: vec![],

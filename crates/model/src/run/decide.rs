@@ -1,8 +1,9 @@
 //! From a command to events, or to a refusal that says why.
 
-use super::{Command, Ctx, ExitHow, Phase, RunState, Status, outcome};
+use super::{Command, Ctx, ExitHow, Phase, RunState, Status, loss, outcome};
 use crate::event::{
-    EventData, ExitInfo, ProcessExited, RunAdopted, RunAttemptStarted, RunCancelled, RunFailed, RunStarted,
+    EventData, ExitInfo, MessageDiscarded, ProcessExited, RunAdopted, RunAttemptStarted, RunCancelled, RunFailed,
+    RunStarted,
 };
 use crate::id::AttemptNo;
 use crate::limits;
@@ -52,9 +53,23 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
         (Phase::Vacant, _) => Err(Rejection::NoSuchRun),
         (Phase::Ended { status }, _) => Err(Rejection::Ended { status: *status }),
 
-        (Phase::Queued, Command::StartAttempt { cause, budget_ms }) => {
+        (Phase::Queued, Command::StartAttempt { rung }) => {
             let attempt = AttemptNo::new(state.totals.attempts + 1);
-            Ok(vec![RunAttemptStarted { attempt, cause: cause.to_owned(), epoch: ctx.epoch, budget_ms }.into()])
+            let never_started = state.last_exit.as_ref().is_some_and(|exit| exit.how == "never_started");
+            let cause = match &state.loss {
+                _ if state.totals.attempts == 0 => "first",
+                Some(loss) if !never_started => loss.cause,
+                Some(_) | None => "never_started",
+            };
+            let begun = RunAttemptStarted {
+                attempt,
+                cause: cause.to_owned(),
+                epoch: ctx.epoch,
+                budget_ms: state.budget_left_ms,
+                rung,
+                lost: state.loss.as_ref().map(|loss| loss.lost.clone()),
+            };
+            Ok(vec![begun.into()])
         }
         (_, Command::StartAttempt { .. }) => Err(wrong("StartAttempt", state)),
 
@@ -85,8 +100,8 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
 
         (Phase::Starting { attempt } | Phase::Running { attempt }, Command::Exit(exit)) => {
             let mut totals = state.totals.clone();
-            totals.stdout_bytes = exit.stdout_bytes;
-            totals.stderr_bytes = exit.stderr_bytes;
+            totals.stdout_bytes += exit.stdout_bytes;
+            totals.stderr_bytes += exit.stderr_bytes;
             let info = match exit.how {
                 ExitHow::Exited(code) => ExitInfo { code: Some(code), signal: None },
                 ExitHow::Signaled(signal) => ExitInfo { code: None, signal: Some(signal) },
@@ -101,6 +116,9 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
                 oom: None,
                 killed_descendants: exit.killed_descendants,
                 unkilled: exit.unkilled.clone(),
+                ran_ms: exit.ran_ms,
+                stdout_bytes: exit.stdout_bytes,
+                stderr_bytes: exit.stderr_bytes,
             }
             .into();
             let again = matches!(exit.how, ExitHow::NeverStarted { error: None })
@@ -111,7 +129,12 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
             if again {
                 return Ok(vec![exited]);
             }
-            Ok(vec![exited, outcome::terminal(state, &exit, info, totals)])
+            if !outcome::is_proven(state, &exit) && loss::fate(state, *attempt, &exit) == loss::Fate::GoesOn {
+                let reason = format!("attempt {attempt} was lost");
+                let discard = |id: &String| MessageDiscarded { message_id: id.clone(), reason: reason.clone() }.into();
+                return Ok(std::iter::once(exited).chain(state.open.messages().iter().map(discard)).collect());
+            }
+            Ok(vec![exited, outcome::terminal(state, *attempt, &exit, info, totals)])
         }
         (_, Command::Exit(_)) => Err(wrong("Exit", state)),
 
