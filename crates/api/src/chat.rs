@@ -484,6 +484,8 @@ mod tests {
                 cwd: "/".into(),
                 tags: std::collections::BTreeMap::default(),
                 timeout_ms: 1,
+                on_lost: longhaul_model::event::OnLost::Fail,
+                resumed_from: None,
             }
             .into(),
             ReasoningDelta { message_id: "m1".into(), parent_call_id: None, text: "hm".into() }.into(),

@@ -91,6 +91,8 @@ codes! {
         "A run of the session is not over; cancel it first.";
     RunNotEnded = "run_not_ended", 409, "conflict_error", false,
         "The run is not over; cancel it first.";
+    NotResumable = "not_resumable", 409, "conflict_error", false,
+        "The ended run cannot be gone on with: it is a command, or its directory or its session is not there.";
     RunCancelled = "run_cancelled", 409, "conflict_error", false,
         "The run was cancelled before it gave an answer.";
     CursorExpired = "cursor_expired", 410, "gone_error", false,

@@ -20,7 +20,7 @@ use crate::error::{ErrorCode, Problem};
 pub const RUN_DIGEST_TAG: &str = "run.v1";
 
 /// Members that name, address or pace a request and do not change what it asks for.
-const NOT_DIGESTED: &[&str] = &["run_id", "captured_env", "on_interrupt", "queue_timeout_ms"];
+pub const NOT_DIGESTED: &[&str] = &["run_id", "captured_env", "on_interrupt", "queue_timeout_ms"];
 
 /// What the agent may do without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ use crate::error::DispatchError;
 use crate::lanes::Turn;
 use crate::owner::{Line, Owner};
 use crate::places::{Place, Who};
+use crate::resume::Resumed;
 use crate::sealed::{self, Sealed};
 use crate::session::{Session, SessionKey};
 use crate::view::Shared;
@@ -50,8 +51,8 @@ pub struct NewRun {
     pub origin: Origin,
     /// What happens if its process is lost.
     pub on_lost: OnLost,
-    /// The ended run that it goes on with.
-    pub resumed_from: Option<RunId>,
+    /// The ended run that it goes on with; set by [`Engine::resume`].
+    pub resumed: Option<Resumed>,
     /// Whether the last reader's leaving is a cancel.
     pub cancel_on_disconnect: bool,
     /// Whether another live run in the same directory is a refusal.
@@ -62,6 +63,30 @@ pub struct NewRun {
     pub reserved: Option<Reserved>,
     /// Records of the face, in the same commit.
     pub records: Vec<RecordWrite>,
+}
+
+impl NewRun {
+    /// A run with a digest, an agent or a command and what it needs, and nothing beside.
+    pub fn new(key: RunKey, digest: String, harness: String, sealed: Sealed) -> Self {
+        Self {
+            key,
+            digest,
+            session: None,
+            harness,
+            sealed,
+            name: None,
+            tags: BTreeMap::new(),
+            metadata: Map::new(),
+            origin: Origin::default(),
+            on_lost: OnLost::Fail,
+            resumed: None,
+            cancel_on_disconnect: false,
+            refuse_busy_cwd: false,
+            warnings: vec![],
+            reserved: None,
+            records: vec![],
+        }
+    }
 }
 
 /// What was waited for before a run is accepted.
@@ -153,10 +178,13 @@ impl Engine {
             Some(key) => Some(self.session_lock(key).lock().await),
             None => None,
         };
+        self.is_there_to_resume(&new).await?;
+        let seed = new.resumed.as_ref().and_then(|resumed| resumed.seed.as_ref());
         let session = match &session_key {
-            Some(key) => Some(self.join(key, &new.key, &mut new.harness, &mut new.sealed).await?),
+            Some(key) => Some(self.join(key, &new.key, &mut new.harness, &mut new.sealed, seed).await?),
             None => None,
         };
+        let made_dir = session.as_ref().is_some_and(|session| session.turns == 1) && seed.is_none();
         if let Some(session) = session.as_ref().filter(|_| new.harness.is_empty()) {
             return Err(DispatchError::SessionNew { session: session.id.clone() });
         }
@@ -209,7 +237,7 @@ impl Engine {
         let accepted = self.accept(&new, harness, &dir, own_cwd, session.as_ref()).await;
         if let (Err(error), Some(session)) = (&accepted, &session)
             && !matches!(error, DispatchError::Commit(CommitError::Unknown(_)))
-            && session.turns == 1
+            && made_dir
             && let Some(dir) = &session.dir
         {
             crate::erase::remove_dir(&self.work_dir(dir)).await;
@@ -243,7 +271,7 @@ impl Engine {
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
             on_lost: new.on_lost,
-            resumed_from: new.resumed_from.clone(),
+            resumed_from: new.resumed.as_ref().map(|resumed| resumed.run.clone()),
         };
         let mut data: Vec<EventData> = vec![created.into()];
         data.extend(new.warnings.iter().cloned().map(EventData::from));

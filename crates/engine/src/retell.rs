@@ -97,6 +97,11 @@ impl Story {
         });
     }
 
+    /// Whether there is nothing to tell.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// The text, with what was asked at first and what is asked now.
     pub(crate) fn tell(&self, asked: Option<&str>, now: &str) -> String {
         let mut out = String::new();

@@ -36,6 +36,8 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         cwd: "/".to_owned(),
         tags: std::collections::BTreeMap::default(),
         timeout_ms: 1,
+        on_lost: longhaul_model::event::OnLost::Fail,
+        resumed_from: None,
     };
     let event = |data: EventData| Event {
         run_id: RunId::parse("r1").unwrap(),

@@ -21,6 +21,7 @@ mod prune;
 mod ps;
 mod render;
 mod request;
+mod resume;
 mod rm;
 mod run;
 mod screen;

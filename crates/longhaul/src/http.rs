@@ -19,6 +19,7 @@ mod ops;
 mod peer;
 mod query;
 mod reply;
+mod resume;
 mod runs;
 mod sessions;
 mod sse;
@@ -80,6 +81,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/events", &["get"]),
     ("/v1/runs/{id}/log", &["get"]),
     ("/v1/runs/{id}/cancel", &["post"]),
+    ("/v1/runs/{id}/resume", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
@@ -102,6 +104,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/events", get(events::events))
         .route("/v1/runs/{id}/log", get(log::log))
         .route("/v1/runs/{id}/cancel", post(cancel::cancel))
+        .route("/v1/runs/{id}/resume", post(resume::resume))
         .route("/v1/runs/{id}/why", get(runs::why))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))

@@ -117,6 +117,8 @@ fn snapshot() -> Value {
         cwd: "/".to_owned(),
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
+        on_lost: longhaul_model::event::OnLost::Fail,
+        resumed_from: None,
     };
     let run_id = RunId::parse("r1").unwrap();
     let ts = Timestamp::from_unix_ms(1_795_254_000_000);

@@ -389,3 +389,141 @@ async fn the_server_is_killed_while_the_run_goes_on() {
     println!("{met:?}");
     assert_no_process(&server.data()).await;
 }
+
+async fn resume(server: &Server, id: &str, body: Value) -> (u16, Value) {
+    server.post(&format!("/v1/runs/{id}/resume"), &body).await
+}
+
+/// Resumes and waits for the end: the new run.
+async fn resumed(server: &Server, fake: &Fake, id: &str, new: &str, prompt: Option<&str>) -> Value {
+    let mut body = json!({ "run_id": new, "env": fake.body(id)["env"] });
+    if let Some(prompt) = prompt {
+        body["prompt"] = json!(prompt);
+    }
+    let (status, run) = resume(server, id, body.clone()).await;
+    assert_eq!((status, &run["id"], &run["resumed_from"]), (201, &json!(new), &json!(id)), "{run}");
+    let run = server.end(new).await;
+    assert_eq!(run["status"], "completed", "{run}");
+    let (status, again) = resume(server, id, body.clone()).await;
+    assert_eq!((status, &again["id"]), (200, &json!(new)), "{again}");
+    body["prompt"] = json!("something else");
+    let (status, other) = resume(server, id, body).await;
+    assert_eq!((status, &other["error"]["code"]), (409, &json!("run_conflict")), "{other}");
+    run
+}
+
+fn work_dirs(server: &Server) -> usize {
+    std::fs::read_dir(server.data().join("work")).unwrap().count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_run_goes_on_in_a_new_one() {
+    let mut server = Server::start().await;
+    let fake = Fake::new(&server, "r");
+    (1..=5).for_each(|n| fake.touch(&format!("go-{n}")));
+    accept(&server, &fake.body("r")).await;
+    let first = server.end("r").await;
+    assert_eq!((&first["session_id"], &first["resumed_from"]), (&Value::Null, &Value::Null));
+
+    let second = resumed(&server, &fake, "r", "r2", Some("and now this")).await;
+    let told = [&second["session_id"], &second["cwd"], &second["attempt_log"][0]["rung"], &second["attempts"]];
+    assert_eq!(told, [&json!("run:r"), &first["cwd"], &json!("native_resume"), &json!(1)], "{second}");
+    assert_eq!(fake.read("prompt-2"), "and now this");
+    assert!(fake.starts()[1].ends_with("resume t-1 -"), "{:?}", fake.starts());
+    assert_eq!(of(&server.events("r2").await, "run.created")[0]["resumed_from"], "r");
+
+    // From the new one, and from the old one again: the same session.
+    let third = resumed(&server, &fake, "r2", "r3", None).await;
+    assert_eq!((&third["session_id"], fake.read("prompt-3")), (&json!("run:r"), "Go on where you left off.".to_owned()));
+
+    // The directory is the session's now, and outlives the first run and a restart.
+    assert_eq!(server.http.delete(server.url("/v1/runs/r")).send().await.unwrap().status(), 200);
+    server.kill9();
+    server.up().await;
+    assert_eq!((work_dirs(&server), resume(&server, "r", json!({})).await.0), (1, 410));
+    let fourth = resumed(&server, &fake, "r3", "r4", Some("more")).await;
+    assert_eq!(fourth["cwd"], first["cwd"]);
+    until("the lane to be free", async || {
+        let gone = server.http.delete(server.url("/v1/sessions/run:r")).send().await.unwrap().status();
+        (gone == 200).then_some(())
+    })
+    .await;
+    assert_eq!(work_dirs(&server), 0);
+    let (status, answer) = resume(&server, "r4", json!({})).await;
+    assert_eq!((status, &answer["error"]["code"]), (409, &json!("not_resumable")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("is no longer there"), "{answer}");
+    assert_eq!(server.get("/v1/runs/r5").await.0, 404);
+}
+
+/// A name for the operation stands for the run that it makes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeated_resume_is_the_same_run() {
+    let server = Server::start().await;
+    accept(&server, &json!({ "run_id": "r", "harness": "demo", "prompt": "hi" })).await;
+    server.end("r").await;
+    let body = json!({ "op_id": "op", "prompt": "again" });
+    let (status, run) = resume(&server, "r", body.clone()).await;
+    assert_eq!((status, &run["resumed_from"]), (201, &json!("r")), "{run}");
+    let (status, same) = resume(&server, "r", body).await;
+    assert_eq!((status, &same["id"]), (200, &run["id"]));
+    let (status, other) = resume(&server, "r", json!({ "op_id": "op", "prompt": "other" })).await;
+    assert_eq!((status, &other["error"]["code"]), (409, &json!("operation_conflict")), "{other}");
+    let ended = server.end(run["id"].as_str().unwrap()).await;
+    assert_eq!((&ended["status"], &ended["output_text"]), (&json!("completed"), &json!("again")), "{ended}");
+    assert_eq!(ended["source_session_id"], "demo-echo-2", "the first run's");
+    let by_header = async |key: &str| {
+        let call = server.http.post(server.url("/v1/runs/r/resume")).header("idempotency-key", key);
+        let answer = call.body("{}").send().await.unwrap();
+        answer.json::<Value>().await.unwrap()["id"].clone()
+    };
+    assert_eq!(by_header("a").await, by_header("a").await);
+    assert_ne!(by_header("a").await, by_header("b").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_session_an_ended_run_is_retold() {
+    let server = Server::start().await;
+    let fake = Fake::new(&server, "r");
+    ["nameless", "go-2"].iter().for_each(|name| fake.touch(name));
+    let mut body = fake.body("r");
+    body["on_lost"] = json!("fail");
+    accept(&server, &body).await;
+    Kill::Agent.what(&server.data(), in_tool(&server, "r", 1).await);
+    assert_eq!(server.end("r").await["error"]["code"], "killed_by_signal");
+    let run = resumed(&server, &fake, "r", "r2", Some("finish it")).await;
+    assert_eq!(run["attempt_log"][0]["rung"], "rebuilt_context", "{run}");
+    let prompt = fake.read("prompt-2");
+    assert!(prompt.contains("You said: start 1\n") && prompt.ends_with("--- Now\nfinish it"), "{prompt}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_gone_on_with_is_refused() {
+    let server = Server::start().await;
+    let fake = Fake::new(&server, "mute");
+    ["nameless", "mute-1"].iter().for_each(|name| fake.touch(name));
+    accept(&server, &fake.body("mute")).await;
+    pid(&server, "mute", 1).await;
+    let code = async |id: &str| {
+        let (status, answer) = resume(&server, id, json!({ "run_id": "new" })).await;
+        (status, answer["error"]["code"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(code("mute").await, (409, "run_not_ended".to_owned()));
+    server.post("/v1/runs/mute/cancel?wait_ms=30000", &json!({})).await;
+    assert_eq!(code("mute").await, (409, "not_resumable".to_owned()), "nothing is known of it");
+    server.sh("sh", "true").await;
+    server.end("sh").await;
+    assert_eq!(code("sh").await, (409, "not_resumable".to_owned()));
+    assert_eq!(code("nobody").await, (404, "run_not_found".to_owned()));
+    // Its session's name is taken by one that is not its own.
+    let taken = json!({ "run_id": "other", "harness": "demo", "prompt": "x", "session_id": "run:demo" });
+    accept(&server, &taken).await;
+    accept(&server, &json!({ "run_id": "demo", "harness": "demo", "prompt": "x" })).await;
+    server.end("demo").await;
+    assert_eq!(code("demo").await, (409, "session_conflict".to_owned()));
+    for body in [json!({ "cwd": "/" }), json!({ "harness": "demo" }), json!({ "model": "x" }), json!({ "session_id": "s" })] {
+        let (status, answer) = resume(&server, "mute", body).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("unknown_field")), "{answer}");
+    }
+    assert_eq!(server.get("/v1/runs/new").await.0, 404, "nothing is stored");
+    assert_no_process(&server.data()).await;
+}

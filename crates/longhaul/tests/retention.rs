@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use longhaul_engine::{DispatchError, Engine, NewRun, Options, Origin, PlaceLimits, Removed, Retention, Sealed};
+use longhaul_engine::{DispatchError, Engine, NewRun, Options, PlaceLimits, Removed, Retention, Sealed};
 use longhaul_harness::Permissions;
 use longhaul_model::time::Clock;
 use longhaul_model::{ProjectId, RunId, RunKey, Timestamp};
@@ -76,22 +76,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         new_session: String::new(),
         turn: None,
     };
-    let new = NewRun {
-        key: key(id),
-        digest: "d".to_owned(),
-        harness: "exec".to_owned(),
-        sealed,
-        name: None,
-        tags: [].into(),
-        metadata: serde_json::Map::default(),
-        origin: Origin::default(),
-        cancel_on_disconnect: false,
-        refuse_busy_cwd: false,
-        warnings: vec![],
-        session: None,
-        reserved: None,
-        records: vec![],
-    };
+    let new = NewRun::new(key(id), "d".to_owned(), "exec".to_owned(), sealed);
     engine.dispatch(new).await.map(drop)
 }
 

@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
+    attach, cancel, completions, config, inspect, logs, prune, ps, resume, rm, run, serve, server, verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -65,6 +65,7 @@ enum Verb {
     Logs(logs::Args),
     Wait(wait::Args),
     Cancel(cancel::Args),
+    Resume(Box<resume::Args>),
     Inspect(inspect::Args),
     Why(why::Args),
     Rm(rm::Args),
@@ -137,6 +138,7 @@ impl Verb {
             Self::Logs(args) => logs::run(args, session).await,
             Self::Wait(args) => wait::run(args, session).await,
             Self::Cancel(args) => cancel::run(args, session).await,
+            Self::Resume(args) => resume::run(*args, session).await,
             Self::Inspect(args) => inspect::run(args, session).await,
             Self::Why(args) => why::run(args, session).await,
             Self::Rm(args) => rm::run(args, session).await,

@@ -38,6 +38,15 @@ pub enum Permit {
     Full,
 }
 
+/// What happens to a run whose process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenLost {
+    /// It fails
+    Fail,
+    /// It goes on in another attempt, three in all
+    Resume,
+}
+
 /// Start a run and follow it
 ///
 /// The run goes on whatever happens to this command: Ctrl-C detaches, `longhaul attach` comes back.
@@ -92,6 +101,9 @@ pub struct Args {
     /// What the agent may do without asking
     #[arg(long, value_enum, value_name = "WHAT")]
     pub permissions: Option<Permit>,
+    /// What happens if its process is killed or the host restarts
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_lost: Option<WhenLost>,
     /// Model of the agent, instead of HARNESS/MODEL
     #[arg(long)]
     pub model: Option<String>,
@@ -136,9 +148,9 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let (client, run, new) = tokio::select! {
         biased;
         () = interrupts.next() => return Err(interrupted(&request)),
-        started = start(session, client, &request) => started?,
+        started = start(session, client, async |client| client.start_run(&request).await) => started?,
     };
-    announce(&args, session, &run, new)?;
+    announce(session, &run, new, args.detach, args.json, args.quiet)?;
     if args.detach {
         return Ok(0);
     }
@@ -174,14 +186,14 @@ async fn text(args: &Args, work: &Work, session: &Session) -> Result<Option<Stri
 
 /// Hands the request over. A server that comes or goes meanwhile is waited for and found again: the id makes the
 /// second try mean the same run.
-async fn start(
+pub(super) async fn start(
     session: &Session,
     mut client: Client,
-    request: &RunRequest,
+    ask: impl AsyncFn(&Client) -> Result<(Snapshot, bool), ClientError>,
 ) -> Result<(Client, Snapshot, bool), Trouble> {
     let mut tries = 0;
     loop {
-        let error = match client.start_run(request).await {
+        let error = match ask(&client).await {
             Ok((run, new)) => return Ok((client, run, new)),
             Err(error) => error,
         };
@@ -199,10 +211,18 @@ async fn start(
     }
 }
 
-fn announce(args: &Args, session: &Session, run: &Snapshot, new: bool) -> Result<(), Trouble> {
+/// Says which run it is, as far as somebody wants to hear it.
+pub(super) fn announce(
+    session: &Session,
+    run: &Snapshot,
+    new: bool,
+    detach: bool,
+    json: bool,
+    quiet: bool,
+) -> Result<(), Trouble> {
     let screen = &session.screen;
-    if args.detach {
-        if args.json {
+    if detach {
+        if json {
             let line = serde_json::to_string(run).map_err(|error| Trouble::new(error.to_string()))?;
             screen.out(&format!("{line}\n"))?;
         } else {
@@ -211,7 +231,7 @@ fn announce(args: &Args, session: &Session, run: &Snapshot, new: bool) -> Result
         }
         return Ok(());
     }
-    if args.json || args.quiet {
+    if json || quiet {
         return Ok(());
     }
     let what = if run.harness == EXEC { String::new() } else { format!("  {}", agent(run)) };

@@ -126,6 +126,21 @@ impl Client {
         Ok((self.decode(response).await?, new))
     }
 
+    /// Goes on with an ended run in a new one; the flag says whether it is new.
+    pub async fn resume(
+        &self,
+        project: &ProjectId,
+        run: &RunId,
+        body: &Map<String, Value>,
+    ) -> Result<(Snapshot, bool), ClientError> {
+        let pairs = [("project", project.to_string())];
+        let path = format!("/v1/runs/{run}/resume");
+        let call = self.request(Method::POST, &path, &pairs).timeout(CALL_TIMEOUT).json(body);
+        let response = self.send(call).await?;
+        let new = response.status() == StatusCode::CREATED;
+        Ok((self.decode(response).await?, new))
+    }
+
     /// A page of runs.
     pub async fn runs(&self, query: &ListQuery) -> Result<RunPage, ClientError> {
         let mut pairs: Vec<(&str, String)> = Vec::new();

@@ -6,7 +6,7 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, Problem};
-use longhaul_engine::{CancelError, DispatchError, EraseError};
+use longhaul_engine::{CancelError, DispatchError, EraseError, ResumeError};
 use longhaul_model::{RunKey, limits};
 use longhaul_store::{CommitError, StoreError};
 
@@ -220,6 +220,26 @@ pub(super) fn cancel_failure(error: CancelError, key: &RunKey) -> Failure {
         CancelError::Draining => Failure::new(ErrorCode::Draining, "the server is stopping; ask the next one"),
         CancelError::Commit(error) => error.into(),
         CancelError::Store(error) => error.into(),
+    }
+}
+
+/// A run that is over and cannot be gone on with.
+pub(super) fn resume_failure(error: ResumeError, of: &RunKey, new: &RunKey) -> Failure {
+    match error {
+        ResumeError::NotFound => not_found(of),
+        ResumeError::Gone => gone(of),
+        ResumeError::NotEnded => {
+            Failure::new(ErrorCode::RunNotEnded, format!("run {} is not over; cancel it or wait for it", of.run))
+        }
+        ResumeError::Impossible(why) => Problem::new(
+            ErrorCode::NotResumable,
+            format!("run {} cannot be gone on with: {why}; start a new run", of.run),
+        )
+        .fact("dispatch", "not_started")
+        .into(),
+        ResumeError::Dispatch(DispatchError::Gone) => gone(new),
+        ResumeError::Dispatch(error) => dispatch_failure(error, new),
+        ResumeError::Store(error) => error.into(),
     }
 }
 

@@ -128,22 +128,15 @@ pub(super) fn new_run(
         new_session: uuid::Uuid::new_v4().to_string(),
     };
     Ok(NewRun {
-        key,
-        digest,
         session: request.session_id,
-        harness,
-        sealed,
         name: request.name,
         tags: request.tags.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),
         origin,
         on_lost,
-        resumed_from: None,
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
-        warnings: vec![],
-        reserved: None,
-        records: vec![],
+        ..NewRun::new(key, digest, harness, sealed)
     })
 }
 
@@ -183,7 +176,17 @@ pub(super) async fn create(
     let origin = Origin { face: "runs".to_owned(), anonymous, caller: caller.0 };
     let new = new_run(request, digest.clone(), key.clone(), origin, None)?;
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
-    let view = view(&app, &key).await?;
+    accepted(&app, &key, &digest, dispatched).await
+}
+
+/// The answer for a run that was accepted or was there.
+pub(super) async fn accepted(
+    app: &App,
+    key: &RunKey,
+    digest: &str,
+    dispatched: Dispatched,
+) -> Result<Response, Failure> {
+    let view = view(app, key).await?;
     let snapshot = snapshot(&view, true);
     let location = snapshot.links.own.clone();
     let status = match dispatched {
@@ -191,7 +194,7 @@ pub(super) async fn create(
         Dispatched::Attached => StatusCode::OK,
     };
     let mut response = (status, Json(snapshot)).into_response();
-    name(&mut response, &key, &digest);
+    name(&mut response, key, digest);
     if let Ok(value) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, value);
     }
