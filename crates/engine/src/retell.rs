@@ -116,7 +116,9 @@ impl Story {
         }
         out.push_str("\n\n--- What is known of your work\n");
         if self.left_out > 0 {
-            out.push_str(&format!("[{} earlier messages and tool calls are left out here]\n", self.left_out));
+            out.push('[');
+            out.push_str(&self.left_out.to_string());
+            out.push_str(" earlier messages and tool calls are left out here]\n");
         }
         if self.parts.is_empty() {
             out.push_str("[Nothing. You may have begun all the same.]\n");

@@ -211,25 +211,27 @@ impl Engine {
                 // Somebody else took the name.
                 let expected = session.of_run.as_ref().map(ToString::to_string);
                 let received = Some(seed.run.to_string());
-                return Err(DispatchError::SessionConflict { session: session.id, field: "run_id", expected, received });
+                return Err(DispatchError::SessionConflict {
+                    session: session.id,
+                    field: "run_id",
+                    expected,
+                    received,
+                });
             }
             session.turns += 1;
             session.last_run = run.run.clone();
             return Ok(session);
         }
-        let dir = match seed {
-            Some(seed) => {
-                sealed.cwd.clone_from(&seed.cwd);
-                seed.dir.clone()
+        let dir = if let Some(seed) = seed {
+            sealed.cwd.clone_from(&seed.cwd);
+            seed.dir.clone()
+        } else {
+            let own = sealed.cwd.as_os_str().is_empty();
+            let dir = own.then(|| format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()));
+            if let Some(dir) = &dir {
+                sealed.cwd = self.work_dir(dir);
             }
-            None => {
-                let own = sealed.cwd.as_os_str().is_empty();
-                let dir = own.then(|| format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()));
-                if let Some(dir) = &dir {
-                    sealed.cwd = self.work_dir(dir);
-                }
-                dir
-            }
+            dir
         };
         Ok(Session {
             v: VERSION,

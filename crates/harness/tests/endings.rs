@@ -61,6 +61,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         output_lost_bytes: 0,
         stderr_tail: None,
         spool_error: None,
+        ran_ms: 0,
     };
     for data in decide(&state, Command::Exit(Box::new(exit)), &Ctx { epoch: Epoch::default() }).unwrap() {
         seen.apply(&event(data));

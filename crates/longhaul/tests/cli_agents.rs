@@ -535,7 +535,8 @@ async fn it_goes_on_after_a_loss(agent: Agent, rung: &str, tool: Option<&str>) {
         let second = &events.iter().rfind(|e| e["type"] == "run.attempt_started").unwrap()["data"];
         let cause = if supervisor { "supervisor_lost" } else { "killed_by_signal" };
         assert_eq!((&second["cause"], &second["rung"]), (&json!(cause), &json!(rung)));
-        let lost: Vec<_> = second["lost"]["tools"].as_array().into_iter().flatten().map(|t| t["name"].clone()).collect();
+        let lost: Vec<_> =
+            second["lost"]["tools"].as_array().into_iter().flatten().map(|t| t["name"].clone()).collect();
         assert_eq!(lost, tool.map(Value::from).into_iter().collect::<Vec<_>>(), "{second}");
         let asked = stage.model.bodies(id).await;
         assert_eq!(asked.len(), 2);

@@ -70,21 +70,24 @@ impl Fake {
 enum Kill {
     Shim,
     Agent,
+    /// The host asks the supervisor to end.
+    Host,
 }
 
 impl Kill {
     fn what(self, data: &Path, agent: i32) {
         let pid = match self {
-            Self::Shim => shim_of(data, agent),
+            Self::Shim | Self::Host => shim_of(data, agent),
             Self::Agent => agent,
         };
-        signal(pid, Signal::KILL);
+        signal(pid, if self == Self::Host { Signal::TERM } else { Signal::KILL });
     }
 
     const fn cause(self) -> &'static str {
         match self {
             Self::Shim => "supervisor_lost",
             Self::Agent => "killed_by_signal",
+            Self::Host => "shutdown",
         }
     }
 }
@@ -156,6 +159,12 @@ async fn it_goes_on_through_its_session(kill: Kill) {
         assert!(log.contains(text), "{log}");
     }
     assert_eq!(server.get("/v1/runs/r/log?attempt=3").await.0, 400);
+    let data = server.data();
+    let words = ["--data-dir", data.to_str().unwrap(), "--project", "default", "logs", "r", "--stream", "stdout"];
+    let printed = std::process::Command::new(support::LONGHAUL).args(words).output().unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let at = |text: &str| printed.find(text).unwrap_or_else(|| panic!("no {text} in {printed}"));
+    assert!(at("start 1") < at("start 2") && at("start 2") < at("end 2"), "all attempts, one after another");
     assert_no_process(&server.data()).await;
 }
 
@@ -167,6 +176,26 @@ async fn a_killed_agent_goes_on_through_its_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_shim_goes_on_through_its_session() {
     it_goes_on_through_its_session(Kill::Shim).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_by_the_host_is_a_loss() {
+    it_goes_on_through_its_session(Kill::Host).await;
+}
+
+/// Two attempts together write no more than one may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_output_limit_is_that_of_all_attempts() {
+    let server = Server::start_with(&["--output-limit", "400"], &[]).await;
+    let fake = Fake::new(&server, "r");
+    accept(&server, &fake.body("r")).await;
+    Kill::Agent.what(&server.data(), in_tool(&server, "r", 1).await);
+    let run = server.end("r").await;
+    assert_eq!((&run["error"]["code"], &run["attempts"]), (&json!("output_limit"), &json!(2)), "{run}");
+    let events = server.events("r").await;
+    let bytes: u64 = of(&events, "process.exited").iter().map(|d| d["stdout_bytes"].as_u64().unwrap()).sum();
+    let totals = &events.last().unwrap()["data"]["totals"];
+    assert_eq!((bytes, totals["stdout_bytes"].as_u64()), (400, Some(400)), "{totals}");
 }
 
 /// Everything that is known is in the new prompt, and nothing else goes on.
@@ -182,10 +211,18 @@ async fn without_a_session_the_context_is_rebuilt() {
     assert_eq!(server.end("r").await["status"], "completed");
     let events = server.events("r").await;
     let second = of(&events, "run.attempt_started")[1];
-    assert_eq!((&second["rung"], &second["lost"]["tools"][0]["call_id"]), (&json!("rebuilt_context"), &json!("item_1")));
+    assert_eq!(
+        (&second["rung"], &second["lost"]["tools"][0]["call_id"]),
+        (&json!("rebuilt_context"), &json!("item_1"))
+    );
     assert!(fake.starts()[1].ends_with("json --skip-git-repo-check -"), "{:?}", fake.starts());
     let prompt = fake.read("prompt-2");
-    for part in ["--- The task\ndo it\n", "You said: start 1\n", r#"command_execution with {"command":"work"}"#, "Its result is not known"] {
+    for part in [
+        "--- The task\ndo it\n",
+        "You said: start 1\n",
+        r#"command_execution with {"command":"work"}"#,
+        "Its result is not known",
+    ] {
         assert!(prompt.contains(part), "{part:?} is not in {prompt}");
     }
 }
@@ -202,7 +239,8 @@ async fn a_session_that_is_gone_is_followed_by_a_rebuilt_context() {
     let run = server.end("r").await;
     assert_eq!((&run["status"], &run["attempts"]), (&json!("completed"), &json!(3)), "{run}");
     let events = server.events("r").await;
-    let told: Vec<_> = of(&events, "run.attempt_started").iter().map(|d| (d["cause"].clone(), d["rung"].clone())).collect();
+    let told: Vec<_> =
+        of(&events, "run.attempt_started").iter().map(|d| (d["cause"].clone(), d["rung"].clone())).collect();
     let want = [
         (json!("first"), Value::Null),
         (json!("killed_by_signal"), json!("native_resume")),
@@ -219,23 +257,25 @@ async fn one_that_had_done_nothing_begins_anew() {
     let fake = Fake::new(&server, "r");
     fake.touch("mute-1");
     accept(&server, &fake.body("r")).await;
-    until("the session to be told", async || server.run("r").await["source_session_id"].is_string().then_some(())).await;
+    until("the session to be told", async || server.run("r").await["source_session_id"].is_string().then_some(()))
+        .await;
     Kill::Agent.what(&server.data(), pid(&server, "r", 1).await);
     fake.touch("go-2");
     let run = server.end("r").await;
-    assert_eq!((&run["status"], &run["attempt_log"][1]["rung"]), (&json!("completed"), &json!("rebuilt_context")), "{run}");
+    assert_eq!(
+        (&run["status"], &run["attempt_log"][1]["rung"]),
+        (&json!("completed"), &json!("rebuilt_context")),
+        "{run}"
+    );
     assert!(fake.read("prompt-2").contains("do it"));
 }
 
-/// The demo is killed as often as it may be: each attempt is told, and the end is `lost`.
+/// An agent that is killed as often as it may be: each attempt is told, and the end is `lost`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_of_losses_ends() {
     let server = Server::start().await;
-    let body = json!({ "run_id": "r", "harness": "codex", "prompt": "x", "on_lost": "resume" });
     let fake = Fake::new(&server, "r");
-    let mut body = body;
-    body["env"] = fake.body("r")["env"].clone();
-    accept(&server, &body).await;
+    accept(&server, &fake.body("r")).await;
     for attempt in 1..=3 {
         let agent = in_tool(&server, "r", attempt).await;
         signal(agent, Signal::KILL);
@@ -258,7 +298,8 @@ async fn a_loop_of_losses_ends() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unfinished_message_is_discarded() {
     let server = Server::start().await;
-    accept(&server, &json!({ "run_id": "r", "harness": "demo", "model": "slow", "prompt": "60", "on_lost": "resume" })).await;
+    accept(&server, &json!({ "run_id": "r", "harness": "demo", "model": "slow", "prompt": "60", "on_lost": "resume" }))
+        .await;
     let agent = pid(&server, "r", 1).await;
     until("the demo to count", async || (server.run("r").await["output_text"] != "").then_some(())).await;
     Kill::Agent.what(&server.data(), agent);
@@ -342,7 +383,7 @@ async fn without_the_policy_a_loss_is_the_end() {
 const ROUNDS: u32 = 50;
 
 fn moment(number: u32) -> Duration {
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         Duration::from_micros(u64::from(number) * 400)
     } else {
         Duration::from_micros(295_000 + u64::from(number) * 1_000)
@@ -420,7 +461,9 @@ fn work_dirs(server: &Server) -> usize {
 async fn an_ended_run_goes_on_in_a_new_one() {
     let mut server = Server::start().await;
     let fake = Fake::new(&server, "r");
-    (1..=5).for_each(|n| fake.touch(&format!("go-{n}")));
+    for n in 1..=5 {
+        fake.touch(&format!("go-{n}"));
+    }
     accept(&server, &fake.body("r")).await;
     let first = server.end("r").await;
     assert_eq!((&first["session_id"], &first["resumed_from"]), (&Value::Null, &Value::Null));
@@ -434,7 +477,10 @@ async fn an_ended_run_goes_on_in_a_new_one() {
 
     // From the new one, and from the old one again: the same session.
     let third = resumed(&server, &fake, "r2", "r3", None).await;
-    assert_eq!((&third["session_id"], fake.read("prompt-3")), (&json!("run:r"), "Go on where you left off.".to_owned()));
+    assert_eq!(
+        (&third["session_id"], fake.read("prompt-3")),
+        (&json!("run:r"), "Go on where you left off.".to_owned())
+    );
 
     // The directory is the session's now, and outlives the first run and a restart.
     assert_eq!(server.http.delete(server.url("/v1/runs/r")).send().await.unwrap().status(), 200);
@@ -484,7 +530,9 @@ async fn a_repeated_resume_is_the_same_run() {
 async fn without_a_session_an_ended_run_is_retold() {
     let server = Server::start().await;
     let fake = Fake::new(&server, "r");
-    ["nameless", "go-2"].iter().for_each(|name| fake.touch(name));
+    for name in ["nameless", "go-2"] {
+        fake.touch(name);
+    }
     let mut body = fake.body("r");
     body["on_lost"] = json!("fail");
     accept(&server, &body).await;
@@ -500,7 +548,9 @@ async fn without_a_session_an_ended_run_is_retold() {
 async fn what_cannot_be_gone_on_with_is_refused() {
     let server = Server::start().await;
     let fake = Fake::new(&server, "mute");
-    ["nameless", "mute-1"].iter().for_each(|name| fake.touch(name));
+    for name in ["nameless", "mute-1"] {
+        fake.touch(name);
+    }
     accept(&server, &fake.body("mute")).await;
     pid(&server, "mute", 1).await;
     let code = async |id: &str| {
@@ -520,7 +570,9 @@ async fn what_cannot_be_gone_on_with_is_refused() {
     accept(&server, &json!({ "run_id": "demo", "harness": "demo", "prompt": "x" })).await;
     server.end("demo").await;
     assert_eq!(code("demo").await, (409, "session_conflict".to_owned()));
-    for body in [json!({ "cwd": "/" }), json!({ "harness": "demo" }), json!({ "model": "x" }), json!({ "session_id": "s" })] {
+    for body in
+        [json!({ "cwd": "/" }), json!({ "harness": "demo" }), json!({ "model": "x" }), json!({ "session_id": "s" })]
+    {
         let (status, answer) = resume(&server, "mute", body).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!("unknown_field")), "{answer}");
     }

@@ -126,8 +126,7 @@ impl Memory {
             Driver::Harness => self.good == Some(true) && self.spoke && !never,
         };
         let unseen = never || *how == ExitHow::Lost;
-        let by_signal =
-            matches!(how, ExitHow::Lost | ExitHow::Signaled(_) | ExitHow::Exited(129 | 130 | 137 | 143));
+        let by_signal = matches!(how, ExitHow::Lost | ExitHow::Signaled(_) | ExitHow::Exited(129 | 130 | 137 | 143));
         let taken = (stop == Stop::None && by_signal) || (stop == Stop::Shutdown && !never);
         if self.goes_on && taken && !proven && !self.cancelled && self.good.is_none() && self.ended + 1 < 3 {
             return None;

@@ -38,6 +38,9 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// The wait before another attempt, times the attempts that failed to start.
 const AGAIN: Duration = Duration::from_millis(300);
 
+/// The wait after a stop by the host: it is likely to go down, and this server with it.
+const AFTER_SHUTDOWN: Duration = Duration::from_secs(3);
+
 /// The longest wait between two looks.
 const CONNECT_MAX: Duration = Duration::from_millis(100);
 
@@ -72,7 +75,8 @@ impl Owner {
         let failed = self.state.never_started + self.state.lost_attempts;
         if failed > 0 {
             // Whatever kept the last attempt from starting, or ended it, is given a moment to pass.
-            self.breathe(AGAIN * failed).await?;
+            let shutdown = self.state.loss.as_ref().is_some_and(|loss| loss.cause == "shutdown");
+            self.breathe(if shutdown { AFTER_SHUTDOWN } else { AGAIN * failed }).await?;
             if self.is_over() {
                 return Ok(());
             }

@@ -32,10 +32,9 @@ impl Owner {
         };
         let known = session.as_ref().and_then(|session| session.source_session_id.clone());
         let Some(loss) = &self.state.loss else {
-            let rung = self.shared.with_doc(|doc| doc.run.resumed_from.is_some()).then(|| match known {
-                Some(_) => Rung::NativeResume,
-                None => Rung::RebuiltContext,
-            });
+            let resumed = self.shared.with_doc(|doc| doc.run.resumed_from.is_some());
+            let rung = if known.is_some() { Rung::NativeResume } else { Rung::RebuiltContext };
+            let rung = resumed.then_some(rung);
             return Ok(Ask { rung, resume: known, prompt: None, new_session: None });
         };
         let native = harness.fields().contains(&"session_id") && loss.cause != "resume_failed";

@@ -10,7 +10,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, inspect, logs, prune, ps, resume, rm, run, serve, server, verify, version, wait, why,
+    attach, cancel, completions, config, inspect, logs, prune, ps, resume, rm, run, serve, server, verify, version,
+    wait, why,
 };
 
 /// What a new user sees last.

@@ -12,7 +12,7 @@ use super::follow::{Interrupts, OnInterrupt, Show, follow};
 use super::pick::pick;
 use super::render::{Renderer, Taste};
 use super::request::{EXEC, timeout_ms, variables};
-use super::run::{Permit, WhenLost, announce, start};
+use super::run::{Announce, Permit, WhenLost, announce, start};
 use super::session::Session;
 use super::trouble::Trouble;
 use crate::client::Follow;
@@ -89,7 +89,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         }
         started = start(session, client, async |client| client.resume(&of.project, &of.id, &body).await) => started?,
     };
-    announce(session, &run, new, args.detach, args.json, args.quiet)?;
+    announce(session, &run, new, Announce::of(args.detach, args.json, args.quiet))?;
     if args.detach {
         return Ok(0);
     }

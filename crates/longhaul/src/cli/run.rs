@@ -150,7 +150,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         () = interrupts.next() => return Err(interrupted(&request)),
         started = start(session, client, async |client| client.start_run(&request).await) => started?,
     };
-    announce(session, &run, new, args.detach, args.json, args.quiet)?;
+    announce(session, &run, new, Announce::of(args.detach, args.json, args.quiet))?;
     if args.detach {
         return Ok(0);
     }
@@ -211,17 +211,31 @@ pub(super) async fn start(
     }
 }
 
+/// How a run that was started is told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Announce {
+    /// It is all that is told.
+    Detached { json: bool },
+    /// Something follows that should stand alone.
+    Silent,
+    /// In a line before what follows.
+    Line,
+}
+
+impl Announce {
+    pub(super) const fn of(detach: bool, json: bool, quiet: bool) -> Self {
+        match (detach, json || quiet) {
+            (true, _) => Self::Detached { json },
+            (false, true) => Self::Silent,
+            (false, false) => Self::Line,
+        }
+    }
+}
+
 /// Says which run it is, as far as somebody wants to hear it.
-pub(super) fn announce(
-    session: &Session,
-    run: &Snapshot,
-    new: bool,
-    detach: bool,
-    json: bool,
-    quiet: bool,
-) -> Result<(), Trouble> {
+pub(super) fn announce(session: &Session, run: &Snapshot, new: bool, how: Announce) -> Result<(), Trouble> {
     let screen = &session.screen;
-    if detach {
+    if let Announce::Detached { json } = how {
         if json {
             let line = serde_json::to_string(run).map_err(|error| Trouble::new(error.to_string()))?;
             screen.out(&format!("{line}\n"))?;
@@ -231,7 +245,7 @@ pub(super) fn announce(
         }
         return Ok(());
     }
-    if json || quiet {
+    if matches!(how, Announce::Silent) {
         return Ok(());
     }
     let what = if run.harness == EXEC { String::new() } else { format!("  {}", agent(run)) };

@@ -203,15 +203,16 @@ impl Client {
         Ok((response.status() != StatusCode::NO_CONTENT).then_some(response))
     }
 
-    /// Raw output from a byte on: a response whose body is the bytes; `None` if there are none beyond it.
+    /// Raw output of an attempt, numbered from 1, from a byte on: a response whose body is the bytes; `None` if there are none beyond it.
     pub async fn log(
         &self,
         project: &ProjectId,
         run: &RunId,
         stream: &str,
+        attempt: u32,
         from: u64,
     ) -> Result<Option<Response>, ClientError> {
-        let pairs = [("project", project.to_string()), ("stream", stream.to_owned())];
+        let pairs = [("project", project.to_string()), ("stream", stream.to_owned()), ("attempt", attempt.to_string())];
         let mut request = self.request(Method::GET, &format!("/v1/runs/{run}/log"), &pairs);
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));

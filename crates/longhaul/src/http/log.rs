@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -71,7 +72,9 @@ pub(super) async fn log(
         let text = format!("the run has had {} attempts", view.doc.run.attempts);
         return Err(Problem::invalid("attempt", text).into());
     }
-    let path = app.engine.attempt_dir(&view.doc, attempt).map(|dir| dir.join(name));
+    let dir = app.engine.attempt_dir(&view.doc, attempt);
+    let kept = dir.as_deref().and_then(Path::parent).is_some_and(Path::exists);
+    let path = dir.map(|dir| dir.join(name));
     let opened = tokio::task::spawn_blocking(move || -> io::Result<Option<(std::fs::File, u64)>> {
         let Some(path) = path else { return Ok(None) };
         match std::fs::File::open(path) {
@@ -87,7 +90,8 @@ pub(super) async fn log(
     let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
     let (file, len) = match opened {
         Ok(Some((file, len))) => (Some(Arc::new(file)), len),
-        Ok(None) if view.doc.run.status.is_terminal() && printed(&view.doc.run.totals, name) => {
+        // An attempt that never started has none, and no other either once retention has been there.
+        Ok(None) if !kept && view.doc.run.status.is_terminal() && printed(&view.doc.run.totals, name) => {
             let text = "the files of this run's output are no longer kept; its events are";
             return Err(Problem::new(ErrorCode::LogExpired, text).into());
         }

@@ -8,13 +8,7 @@ use crate::event::{Driver, EventData, ExitInfo, Failure, RunCancelled, RunComple
 use crate::id::AttemptNo;
 
 /// The terminal event of a run whose last attempt ended like `exit`.
-pub(super) fn terminal(
-    state: &RunState,
-    attempt: AttemptNo,
-    exit: &Exit,
-    info: ExitInfo,
-    totals: Totals,
-) -> EventData {
+pub(super) fn terminal(state: &RunState, attempt: AttemptNo, exit: &Exit, info: ExitInfo, totals: Totals) -> EventData {
     let info = Some(info);
     if let Some(reason) = proof(state, exit) {
         return RunCompleted { reason: reason.to_owned(), exit: info, totals }.into();
