@@ -358,6 +358,9 @@ async fn the_budget_is_that_of_all_attempts() {
         let exits = of(&events, "process.exited");
         let ran = |at: usize| exits[at]["ran_ms"].as_u64().unwrap();
         assert_eq!(budget, 4000 - ran(0));
+        let runs = std::fs::read_dir(server.data().join("runs")).unwrap().next().unwrap().unwrap().path();
+        let spec: Value = serde_json::from_slice(&std::fs::read(runs.join("a2/spec")).unwrap()).unwrap();
+        assert_eq!(spec["deadline_ms"], budget, "the supervisor is told what is left");
         assert!(ran(1) >= budget && exits[1]["stop"] == "deadline", "{exits:?}");
     }
 }
