@@ -170,7 +170,9 @@ mod tests {
 
     fn story(events: &[EventData]) -> Story {
         let mut story = Story::default();
-        events.iter().for_each(|event| story.add(event));
+        for event in events {
+            story.add(event);
+        }
         story
     }
 

@@ -582,3 +582,28 @@ async fn what_cannot_be_gone_on_with_is_refused() {
     assert_eq!(server.get("/v1/runs/new").await.0, 404, "nothing is stored");
     assert_no_process(&server.data()).await;
 }
+
+/// The session is known before the new run has done anything in it, and the prompt is said again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resumed_run_that_is_lost_at_once_keeps_its_session() {
+    let server = Server::start().await;
+    let fake = Fake::new(&server, "r");
+    for name in ["go-1", "mute-2", "go-3"] {
+        fake.touch(name);
+    }
+    accept(&server, &fake.body("r")).await;
+    server.end("r").await;
+    let body = json!({ "run_id": "r2", "env": fake.body("r")["env"], "prompt": "and now this", "on_lost": "resume" });
+    assert_eq!(resume(&server, "r", body).await.0, 201);
+    until("the session to be told", async || server.run("r2").await["source_session_id"].is_string().then_some(()))
+        .await;
+    Kill::Agent.what(&server.data(), pid(&server, "r2", 1).await);
+    let run = server.end("r2").await;
+    assert_eq!(
+        (&run["status"], &run["attempt_log"][1]["rung"]),
+        (&json!("completed"), &json!("native_resume")),
+        "{run}"
+    );
+    assert!(fake.starts()[2].ends_with("resume t-1 -"), "{:?}", fake.starts());
+    assert_eq!((fake.read("prompt-2"), fake.read("prompt-3")), ("and now this".to_owned(), "and now this".to_owned()));
+}

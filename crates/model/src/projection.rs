@@ -374,3 +374,40 @@ impl Projection {
         self.totals = totals.clone();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(scope: &str, input: u64, usd: f64, cost_scope: Option<&str>) -> UsageReported {
+        UsageReported {
+            scope: scope.into(),
+            usage: Usage { input_tokens: Some(input), ..Usage::default() },
+            cost: Some(Cost { usd, provenance: "estimate".into() }),
+            cost_scope: cost_scope.map(str::to_owned),
+            model: None,
+        }
+    }
+
+    /// The sums after three attempts with two reports each: the first, one in its session, one in a new one.
+    fn sums(scope: &str, cost_scope: Option<&str>) -> [(Option<u64>, f64); 3] {
+        let (mut totals, mut base) = (Totals::default(), UsageBase::default());
+        [None, Some(Rung::NativeResume), Some(Rung::RebuiltContext)].map(|rung| {
+            base.begin(&totals, rung);
+            for input in [10, 30] {
+                add_usage(&mut totals, &base, &report(scope, input, f64::from(input as u32), cost_scope));
+            }
+            let input = totals.usage.as_ref().and_then(|usage| usage.input_tokens);
+            (input, totals.cost.as_ref().map_or(0.0, |cost| cost.usd))
+        })
+    }
+
+    #[test]
+    fn what_attempts_use_adds_up() {
+        assert_eq!(sums("step", None), [(Some(40), 40.0), (Some(80), 80.0), (Some(120), 120.0)]);
+        assert_eq!(sums("run", None), [(Some(30), 30.0), (Some(60), 60.0), (Some(90), 90.0)]);
+        // A session's report has what it used before.
+        assert_eq!(sums("session", None), [(Some(30), 30.0), (Some(30), 30.0), (Some(60), 60.0)]);
+        assert_eq!(sums("run", Some("session")), [(Some(30), 30.0), (Some(60), 30.0), (Some(90), 60.0)]);
+    }
+}

@@ -45,7 +45,8 @@ impl Owner {
             return Ok(Ask { rung: Some(Rung::NativeResume), resume: Some(id), prompt, new_session: None });
         }
         // One of earlier turns has theirs, and this turn's prompt is said again.
-        let earlier = self.state.source_session.is_none() || session.is_some_and(|session| session.turns > 1);
+        let began_before = session.is_some_and(|session| session.turns > 1 || session.of_run.is_some());
+        let earlier = self.state.source_session.is_none() || began_before;
         if let Some(id) = known.filter(|_| native && earlier) {
             return Ok(Ask { rung: Some(Rung::NativeResume), resume: Some(id), prompt: None, new_session: None });
         }

@@ -138,3 +138,84 @@ fn resume_failed(state: &RunState) -> bool {
         && state.verdict.as_ref().is_none_or(|verdict| !verdict.success)
         && said.is_none_or(|error| !NOT_THE_SESSIONS.contains(&error.code.as_str()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Failure, RunCancelRequested, VerdictReported};
+
+    fn exit(how: ExitHow, stop: Stop) -> Exit {
+        Exit {
+            how,
+            stop,
+            rusage: None,
+            killed_descendants: 0,
+            unkilled: vec![],
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            output_lost_bytes: 0,
+            stderr_tail: None,
+            spool_error: None,
+            ran_ms: 10,
+        }
+    }
+
+    fn state() -> RunState {
+        let driver = Driver::Harness;
+        RunState { driver, on_lost: OnLost::Resume, budget_left_ms: 1000, ..RunState::default() }
+    }
+
+    fn goes_on(state: &RunState, exit: &Exit) -> bool {
+        fate(state, AttemptNo::new(1), exit) == Fate::GoesOn
+    }
+
+    #[test]
+    fn a_signal_and_a_lost_witness_are_losses_and_nothing_else() {
+        for (how, stop, want) in [
+            (ExitHow::Lost, Stop::None, true),
+            (ExitHow::Signaled(9), Stop::None, true),
+            (ExitHow::Exited(143), Stop::None, true),
+            (ExitHow::Exited(0), Stop::Shutdown, true),
+            (ExitHow::Exited(0), Stop::None, false),
+            (ExitHow::Exited(1), Stop::None, false),
+            (ExitHow::Signaled(9), Stop::Cancel, false),
+            (ExitHow::Signaled(9), Stop::Deadline, false),
+            (ExitHow::Signaled(9), Stop::OutputLimit, false),
+            (ExitHow::NeverStarted { error: None }, Stop::Shutdown, false),
+        ] {
+            let exit = exit(how, stop);
+            assert_eq!(goes_on(&state(), &exit), want, "{exit:?}");
+            assert!(!goes_on(&RunState { on_lost: OnLost::Fail, ..state() }, &exit));
+            assert!(!goes_on(&RunState { driver: Driver::Exec, ..state() }, &exit));
+        }
+        let lost = exit(ExitHow::Lost, Stop::None);
+        let cancel = Some(RunCancelRequested { by: "api".into(), reason: None });
+        assert!(!goes_on(&RunState { cancel, ..state() }, &lost));
+        let verdict = Some(VerdictReported { success: false, error: None });
+        assert!(!goes_on(&RunState { verdict, ..state() }, &lost), "it had said how its work ended");
+    }
+
+    #[test]
+    fn a_loss_is_given_up_where_two_agents_or_no_end_would_come_of_it() {
+        let lost = exit(ExitHow::Lost, Stop::None);
+        let given_up = |state: &RunState, exit: &Exit| matches!(fate(state, AttemptNo::new(1), exit), Fate::GivenUp(_));
+        assert!(given_up(&state(), &Exit { unkilled: vec![7], ..lost.clone() }));
+        assert!(given_up(&state(), &Exit { ran_ms: 1000, ..lost.clone() }));
+        assert!(given_up(&RunState { lost_attempts: 2, ..state() }, &lost));
+        assert!(!given_up(&RunState { lost_attempts: 1, ..state() }, &lost));
+    }
+
+    #[test]
+    fn a_session_that_is_gone_is_told_from_a_model_that_is() {
+        let failed = exit(ExitHow::Exited(1), Stop::None);
+        let resumed = RunState { rung: Some(Rung::NativeResume), lost_attempts: 1, ..state() };
+        assert!(goes_on(&resumed, &failed));
+        assert!(!goes_on(&RunState { worked: true, ..resumed.clone() }, &failed));
+        assert!(!goes_on(&RunState { rung: Some(Rung::RebuiltContext), ..resumed.clone() }, &failed));
+        for (code, want) in [("session_not_found", true), ("agent_error", true), ("upstream", false)] {
+            let error = Some(Failure { code: code.into(), message: String::new(), stderr_tail: None });
+            let verdict = Some(VerdictReported { success: false, error });
+            assert_eq!(goes_on(&RunState { verdict, ..resumed.clone() }, &failed), want, "{code}");
+        }
+    }
+}
