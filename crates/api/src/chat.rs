@@ -491,6 +491,8 @@ mod tests {
                 tags: std::collections::BTreeMap::default(),
                 timeout_ms: 1,
                 budget: longhaul_model::event::Budget::default(),
+                on_lost: longhaul_model::event::OnLost::Fail,
+                resumed_from: None,
             }
             .into(),
             ReasoningDelta { message_id: "m1".into(), parent_call_id: None, text: "hm".into() }.into(),

@@ -107,6 +107,8 @@ codes! {
         "There are as many tokens as there may be; revoke some.";
     RunNotEnded = "run_not_ended", 409, "conflict_error", false,
         "The run is not over; cancel it first.";
+    NotResumable = "not_resumable", 409, "conflict_error", false,
+        "The ended run cannot be gone on with: it is a command, or its directory or its session is not there.";
     RunCancelled = "run_cancelled", 409, "conflict_error", false,
         "The run was cancelled before it gave an answer.";
     UpgradeRefused = "upgrade_refused", 409, "conflict_error", false,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+pub use longhaul_model::event::OnLost;
 use longhaul_model::policy::Policy;
 use longhaul_model::{ProjectId, RunId, SessionId, canonical, limits};
 use serde::de::value::MapAccessDeserializer;
@@ -20,7 +21,7 @@ use crate::error::{ErrorCode, Problem};
 pub const RUN_DIGEST_TAG: &str = "run.v1";
 
 /// Members that name, address or pace a request and do not change what it asks for.
-const NOT_DIGESTED: &[&str] = &["run_id", "captured_env", "on_interrupt", "queue_timeout_ms"];
+pub const NOT_DIGESTED: &[&str] = &["run_id", "captured_env", "on_interrupt", "queue_timeout_ms"];
 
 /// What the agent may do without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -50,17 +51,6 @@ pub enum Confine {
     Write,
     /// See the same and the system's programs, nothing else, and no network.
     Full,
-}
-
-/// What happens to a run whose process was lost before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnLost {
-    /// It fails as `lost`.
-    #[default]
-    Fail,
-    /// It goes on in a new attempt through the CLI's own session.
-    Resume,
 }
 
 /// What the last reader's leaving means.
@@ -109,6 +99,28 @@ pub struct RunLimits {
     /// Processes and threads at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks_max: Option<u64>,
+}
+
+impl RunLimits {
+    fn check(&self) -> Result<(), Problem> {
+        let numbers = [
+            ("limits.idle_ms", self.idle_ms, 1, u64::MAX),
+            ("limits.memory_bytes_max", self.memory_bytes_max, limits::MEMORY_BYTES_MIN, limits::MEMORY_BYTES_MAX),
+            ("limits.tasks_max", self.tasks_max, 1, limits::TASKS_MAX),
+            ("limits.tokens_max", self.tokens_max, 1, u64::MAX),
+            ("limits.turns_max", self.turns_max.map(u64::from), 1, u64::MAX),
+        ];
+        for (param, value, min, max) in numbers {
+            if value.is_some_and(|value| !(min..=max).contains(&value)) {
+                let text = if max == u64::MAX { "be positive".to_owned() } else { format!("be from {min} to {max}") };
+                return Err(Problem::invalid(param, format!("{param} must {text}")));
+            }
+        }
+        if self.cost_usd_max.is_some_and(|usd| !(usd.is_finite() && usd > 0.0)) {
+            return Err(Problem::invalid("limits.cost_usd_max", "limits.cost_usd_max must be positive"));
+        }
+        Ok(())
+    }
 }
 
 /// A message of a conversation, as Chat Completions has it.
@@ -312,28 +324,8 @@ impl RunRequest {
                 format!("timeout_ms must be from 1 to {}", limits::TIMEOUT_MAX.as_millis()),
             ));
         }
-        if self.limits.as_ref().is_some_and(|l| l.idle_ms == Some(0)) {
-            return Err(Problem::invalid("limits.idle_ms", "idle_ms must be positive"));
-        }
-        let contained = self.limits.iter().flat_map(|l| {
-            [
-                ("limits.memory_bytes_max", l.memory_bytes_max, limits::MEMORY_BYTES_MIN, limits::MEMORY_BYTES_MAX),
-                ("limits.tasks_max", l.tasks_max, 1, limits::TASKS_MAX),
-            ]
-        });
-        for (param, value, min, max) in contained {
-            if value.is_some_and(|value| !(min..=max).contains(&value)) {
-                return Err(Problem::invalid(param, format!("{param} must be from {min} to {max}")));
-            }
-        }
-        if self.limits.as_ref().is_some_and(|l| l.tokens_max == Some(0)) {
-            return Err(Problem::invalid("limits.tokens_max", "tokens_max must be positive"));
-        }
-        if self.limits.as_ref().and_then(|l| l.cost_usd_max).is_some_and(|usd| !(usd.is_finite() && usd > 0.0)) {
-            return Err(Problem::invalid("limits.cost_usd_max", "cost_usd_max must be positive"));
-        }
-        if self.limits.as_ref().is_some_and(|l| l.turns_max == Some(0)) {
-            return Err(Problem::invalid("limits.turns_max", "turns_max must be positive"));
+        if let Some(limits) = &self.limits {
+            limits.check()?;
         }
         let tags = self.tags.iter().flatten();
         if tags.clone().count() > limits::TAGS_MAX {

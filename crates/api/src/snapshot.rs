@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use longhaul_model::event::{Cost, ExitInfo, Failure, Usage};
-use longhaul_model::projection::Projection;
+use longhaul_model::event::{Cost, ExitInfo, Failure, OnLost, Usage};
+use longhaul_model::projection::{Attempt, Projection};
 use longhaul_model::{ProjectId, RunId, Seq, SessionId, Status, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -65,6 +65,12 @@ pub struct Snapshot {
     pub queue: Option<Queue>,
     pub attempts: u32,
     #[serde(default)]
+    pub attempt_log: Vec<Attempt>,
+    #[serde(default)]
+    pub on_lost: OnLost,
+    #[serde(default)]
+    pub resumed_from: Option<RunId>,
+    #[serde(default)]
     pub session_id: Option<SessionId>,
     #[serde(default)]
     pub source_session_id: Option<String>,
@@ -120,6 +126,9 @@ impl Snapshot {
             exit: run.exit.clone(),
             queue: None,
             attempts: run.attempts,
+            attempt_log: run.attempt_log.clone(),
+            on_lost: run.on_lost,
+            resumed_from: run.resumed_from.clone(),
             session_id: run.session_id.clone(),
             source_session_id: run.source_session_id.clone(),
             cwd: run.cwd.clone(),

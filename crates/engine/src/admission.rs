@@ -13,10 +13,22 @@ pub(crate) const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named.
 pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>) -> Result<Plan, DispatchError> {
+    plan_again(harness, sealed, resume, None, None)
+}
+
+/// The same with another prompt and another id for a new session, where they are given: for an attempt that goes on with
+/// what an earlier one began.
+pub(crate) fn plan_again(
+    harness: &dyn Harness,
+    sealed: &Sealed,
+    resume: Option<&str>,
+    prompt: Option<&str>,
+    new_session: Option<&str>,
+) -> Result<Plan, DispatchError> {
     let turn = sealed.turn.as_deref().filter(|_| resume.is_some());
     let request = Request {
         model: sealed.model.as_deref(),
-        prompt: turn.or(sealed.prompt.as_deref()),
+        prompt: prompt.or(turn).or(sealed.prompt.as_deref()),
         system: sealed.system.as_deref(),
         command: sealed.command.as_deref(),
         args: &sealed.args,
@@ -27,7 +39,7 @@ pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>)
         turns_max: sealed.turns_max,
         cost_usd_max: sealed.budget.cost_usd_max,
         tokens_max: sealed.budget.tokens_max,
-        new_session: &sealed.new_session,
+        new_session: new_session.unwrap_or(&sealed.new_session),
         resume,
     };
     Ok(harness.plan(&request)?)

@@ -9,8 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use longhaul_harness::Harness;
-use longhaul_model::event::{EventData, InputDelivered, RunCreated, Warning};
+use longhaul_harness::{Harness, PlanError};
+use longhaul_model::event::{Driver, EventData, InputDelivered, OnLost, RunCreated, Warning};
 use longhaul_model::projection::Projection;
 use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, event};
 use longhaul_store::{Commit, CommitError, RecordWrite};
@@ -24,6 +24,7 @@ use crate::error::DispatchError;
 use crate::lanes::Turn;
 use crate::owner::{Line, Owner};
 use crate::places::{Place, Who};
+use crate::resume::Resumed;
 use crate::sealed::{self, Sealed};
 use crate::session::{Session, SessionKey};
 use crate::view::Shared;
@@ -53,6 +54,10 @@ pub struct NewRun {
     pub origin: Origin,
     /// Directories below which it may work, resolved; anywhere if there are none. A private directory always may be.
     pub allowed_roots: Vec<PathBuf>,
+    /// What happens if its process is lost.
+    pub on_lost: OnLost,
+    /// The ended run that it goes on with; set by [`Engine::resume`].
+    pub resumed: Option<Resumed>,
     /// Whether the last reader's leaving is a cancel.
     pub cancel_on_disconnect: bool,
     /// Whether another live run in the same directory is a refusal.
@@ -63,6 +68,32 @@ pub struct NewRun {
     pub reserved: Option<Reserved>,
     /// Records of the face, in the same commit.
     pub records: Vec<RecordWrite>,
+}
+
+impl NewRun {
+    /// A run with a digest, an agent or a command and what it needs, and nothing beside.
+    pub fn new(key: RunKey, digest: String, harness: String, sealed: Sealed) -> Self {
+        Self {
+            key,
+            digest,
+            session: None,
+            after: None,
+            harness,
+            sealed,
+            name: None,
+            tags: BTreeMap::new(),
+            metadata: Map::new(),
+            origin: Origin::default(),
+            allowed_roots: vec![],
+            on_lost: OnLost::Fail,
+            resumed: None,
+            cancel_on_disconnect: false,
+            refuse_busy_cwd: false,
+            warnings: vec![],
+            reserved: None,
+            records: vec![],
+        }
+    }
 }
 
 /// What was waited for before a run is accepted.
@@ -162,18 +193,24 @@ impl Engine {
         if let (Some(key), Some(after)) = (&session_key, &new.after) {
             self.check_last(key, after).await?;
         }
+        self.is_there_to_resume(&new).await?;
+        let seed = new.resumed.as_ref().and_then(|resumed| resumed.seed.as_ref());
         let (session, said) = match &session_key {
             Some(key) => {
-                let (session, said) = self.join(key, &new.key, &mut new.harness, &mut new.sealed).await?;
+                let (session, said) = self.join(key, &new.key, &mut new.harness, &mut new.sealed, seed).await?;
                 (Some(session), said)
             }
             None => (None, vec![]),
         };
+        let made_dir = session.as_ref().is_some_and(|session| session.turns == 1) && seed.is_none();
         if let Some(session) = session.as_ref().filter(|_| new.harness.is_empty()) {
             return Err(DispatchError::SessionNew { session: session.id.clone() });
         }
         let harness = longhaul_harness::find(&new.harness)
             .ok_or_else(|| DispatchError::UnknownHarness { name: new.harness.clone() })?;
+        if new.on_lost == OnLost::Resume && harness.driver() == Driver::Exec {
+            return Err(PlanError::Unsupported { harness: harness.name(), field: "on_lost" }.into());
+        }
         let dir = uuid::Uuid::now_v7().simple().to_string();
         let own_cwd = match &session {
             Some(session) => session.dir.is_some(),
@@ -221,7 +258,7 @@ impl Engine {
         let accepted = self.accept(&new, harness, &dir, own_cwd, session.as_ref(), said).await;
         if let (Err(error), Some(session)) = (&accepted, &session)
             && !matches!(error, DispatchError::Commit(CommitError::Unknown(_)))
-            && session.turns == 1
+            && made_dir
             && let Some(dir) = &session.dir
         {
             crate::erase::remove_dir(&self.work_dir(dir)).await;
@@ -277,6 +314,8 @@ impl Engine {
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
             budget: new.sealed.budget,
+            on_lost: new.on_lost,
+            resumed_from: new.resumed.as_ref().map(|resumed| resumed.run.clone()),
         };
         let mut data: Vec<EventData> = vec![created.into()];
         data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));

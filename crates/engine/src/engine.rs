@@ -187,7 +187,7 @@ impl Engine {
                 if let Ok(tombstone) = serde_json::from_slice::<crate::erase::Tombstone>(&value)
                     && !tombstone.dir.is_empty()
                 {
-                    self.remove_dirs(&tombstone.dir).await;
+                    self.remove_dirs_of(&tombstone).await;
                 }
             }
         }
@@ -237,6 +237,15 @@ impl Engine {
         crate::erase::remove_dir(&self.runs_dir().join(name)).await;
         crate::erase::remove_dir(&self.work_dir(name)).await;
         crate::erase::remove_dir(&tmp_dir(name)).await;
+    }
+
+    /// The same for a run that was erased.
+    pub(crate) async fn remove_dirs_of(&self, erased: &crate::erase::Tombstone) {
+        crate::erase::remove_dir(&self.runs_dir().join(&erased.dir)).await;
+        if !erased.keeps_work {
+            crate::erase::remove_dir(&self.work_dir(&erased.dir)).await;
+        }
+        crate::erase::remove_dir(&tmp_dir(&erased.dir)).await;
     }
 
     /// The private directory that a run works in if it names none.
@@ -406,8 +415,8 @@ impl Engine {
     }
 
     /// The directory of a run's attempt, where its spool is.
-    pub fn attempt_dir(&self, doc: &Doc) -> Option<PathBuf> {
-        (doc.run.attempts > 0).then(|| attempt_path(&self.runs_dir().join(&doc.dir), doc.run.attempts))
+    pub fn attempt_dir(&self, doc: &Doc, attempt: u32) -> Option<PathBuf> {
+        (attempt > 0).then(|| attempt_path(&self.runs_dir().join(&doc.dir), attempt))
     }
 
     /// Whether the server stops.

@@ -22,6 +22,9 @@ pub(crate) struct Tombstone {
     pub(crate) erased_at: Timestamp,
     /// Its directory, to be swept if a crash left it.
     pub(crate) dir: String,
+    /// Whether the directory that it worked in stays: a session has taken it over.
+    #[serde(default)]
+    pub(crate) keeps_work: bool,
 }
 
 pub(crate) fn tombstone_key(key: &RunKey) -> RecordKey {
@@ -43,7 +46,10 @@ impl Engine {
             return Err(EraseError::NotEnded);
         }
         let dir = crate::doc::Doc::decode(&row.doc).map(|doc| doc.dir).unwrap_or_default();
-        let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone() };
+        // Nobody goes on with it meanwhile.
+        let _session_alone = self.session_lock(&crate::resume::session_of(key)).lock().await;
+        let keeps_work = self.has_taken_dir(key, &dir).await?;
+        let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
         let mut records = vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false }];
         // Answers to operations on it: a repeat hears that the run is gone. One commit holds so many; more go later.
@@ -54,7 +60,7 @@ impl Engine {
         let commit = Commit { erase: Some(key.clone()), records, urgency: Urgency::Reserve, ..Commit::default() };
         self.store().commit(commit).await?;
         if !dir.is_empty() {
-            self.remove_dirs(&dir).await;
+            self.remove_dirs_of(&tombstone).await;
         }
         Ok(())
     }

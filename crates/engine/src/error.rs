@@ -133,6 +133,29 @@ pub enum DispatchError {
     },
 }
 
+/// Why a run that is over cannot be gone on with. Nothing is stored and nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// There is no such run.
+    #[error("there is no such run")]
+    NotFound,
+    /// It was deleted.
+    #[error("the run was deleted")]
+    Gone,
+    /// It is not over.
+    #[error("the run is not over")]
+    NotEnded,
+    /// It cannot be, for a reason of its own.
+    #[error("the run cannot be gone on with: {0}")]
+    Impossible(String),
+    /// The new run was refused.
+    #[error(transparent)]
+    Dispatch(#[from] DispatchError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Why a cancel was not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {

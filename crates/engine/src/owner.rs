@@ -17,6 +17,9 @@
 //! commit output … with cursor     read again from the cursor
 //! (shim) exit                     read to the end, then
 //! commit process.exited + end     over; what is left is tidied by the sweep
+//!
+//! commit process.exited, without an end: lost, and the run goes on; or never started
+//!                                 in line again; the next attempt begins as above, and how it goes on follows from the log
 //! ```
 
 mod attempt;
@@ -24,6 +27,7 @@ mod commit;
 mod confined;
 mod control;
 mod finish;
+mod goes_on;
 mod ingest;
 mod people;
 mod restored;

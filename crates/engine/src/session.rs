@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::engine::Engine;
 use crate::error::{DispatchError, SessionEraseError};
+use crate::resume::Seed;
 use crate::sealed::Sealed;
 
 /// The kind of sessions' records.
@@ -70,6 +71,9 @@ pub struct Session {
     pub created_at: Timestamp,
     /// The turn that was accepted last.
     pub last_run: RunId,
+    /// The run that it was made of, where that had no session and was gone on with after its end.
+    #[serde(default)]
+    pub of_run: Option<RunId>,
     /// Messages that came for a turn and go in front of the next one's prompt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending: Vec<PendingInput>,
@@ -260,21 +264,40 @@ impl Engine {
         run: &RunKey,
         harness: &mut String,
         sealed: &mut Sealed,
+        seed: Option<&Seed>,
     ) -> Result<(Session, Vec<String>), DispatchError> {
         if let Some(mut session) = self.session(key).await? {
             if harness.is_empty() {
                 harness.clone_from(&session.harness);
             }
             session.bind(harness, sealed)?;
+            if let Some(seed) = seed.filter(|seed| session.of_run.as_ref() != Some(&seed.run)) {
+                // Somebody else took the name.
+                let expected = session.of_run.as_ref().map(ToString::to_string);
+                let received = Some(seed.run.to_string());
+                return Err(DispatchError::SessionConflict {
+                    session: session.id,
+                    field: "run_id",
+                    expected,
+                    received,
+                });
+            }
             session.turns += 1;
             session.last_run = run.run.clone();
             let said = session.say_pending(sealed);
             return Ok((session, said));
         }
-        let dir = sealed.cwd.as_os_str().is_empty().then(|| format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()));
-        if let Some(dir) = &dir {
-            sealed.cwd = self.work_dir(dir);
-        }
+        let dir = if let Some(seed) = seed {
+            sealed.cwd.clone_from(&seed.cwd);
+            seed.dir.clone()
+        } else {
+            let own = sealed.cwd.as_os_str().is_empty();
+            let dir = own.then(|| format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()));
+            if let Some(dir) = &dir {
+                sealed.cwd = self.work_dir(dir);
+            }
+            dir
+        };
         let session = Session {
             v: VERSION,
             id: key.id.clone(),
@@ -284,10 +307,11 @@ impl Engine {
             cwd: sealed.cwd.clone(),
             dir,
             profile: profile(sealed),
-            source_session_id: None,
+            source_session_id: seed.and_then(|seed| seed.source_session_id.clone()),
             turns: 1,
             created_at: self.now(),
             last_run: run.run.clone(),
+            of_run: seed.map(|seed| seed.run.clone()),
             pending: vec![],
         };
         Ok((session, vec![]))

@@ -32,8 +32,18 @@ impl Engine {
         let Some(view) = self.view(key).await? else { return Ok(None) };
         let run = &view.doc.run;
         let mut facts = Vec::new();
-        let deadline = run.started_at.map(|at| {
-            let ms = at.unix_ms().saturating_add(run.timeout_ms as i64);
+        let last = run.attempt_log.last();
+        let began = last.and_then(|last| last.started_at).or(run.started_at);
+        let budget_ms = last.map_or(run.timeout_ms, |last| last.budget_ms);
+        if let Some(lost) = last.and_then(|last| last.lost.as_ref()) {
+            let tools = match lost.tools.len() {
+                0 => String::new(),
+                n => format!("; the outcome of {n} tool calls is uncertain"),
+            };
+            facts.push(format!("attempt {} was lost{tools}", lost.attempt));
+        }
+        let deadline = began.map(|at| {
+            let ms = at.unix_ms().saturating_add(budget_ms as i64);
             (Timestamp::from_unix_ms(ms), "its time is used up and it is stopped".to_owned())
         });
         if let Some(cancel) = &run.cancel_requested {
@@ -77,6 +87,9 @@ impl Engine {
                 }
                 let cause = match self.in_line(key) {
                     Some(line) => format!("waits for a place: {} before it, {}", line.before, line.cause),
+                    None if run.attempts > 0 => {
+                        format!("attempt {} has ended and the next one is about to be started", run.attempts)
+                    }
                     None => "is about to be started".to_owned(),
                 };
                 (cause, "longhaul", run.created_at, None)

@@ -14,7 +14,7 @@ use longhaul_model::limits;
 use crate::harness::Harness;
 use crate::parser::{Parser, StateError};
 use crate::plan::{ENV_BASE, Plan, Program, stop_by_interrupt};
-use crate::request::{PlanError, Request};
+use crate::request::{PlanError, Request, plain_word};
 
 const NAME: &str = "demo";
 
@@ -42,7 +42,7 @@ impl Harness for Demo {
     }
 
     fn fields(&self) -> &'static [&'static str] {
-        &["model", "prompt"]
+        &["model", "prompt", "session_id"]
     }
 
     fn plan(&self, request: &Request<'_>) -> Result<Plan, PlanError> {
@@ -54,15 +54,20 @@ impl Harness for Demo {
             let message = format!("must be one of {}", agent::VARIANTS.join(", "));
             return Err(PlanError::Invalid { field: "model", message });
         }
+        let mut args = vec![variant.to_owned()];
+        if let Some(session) = request.resume {
+            plain_word("session_id", session)?;
+            args.push(session.to_owned());
+        }
         Ok(Plan {
             program: Program::Myself { verb: VERB },
-            args: vec![variant.to_owned()],
+            args,
             stdin: request.prompt.map(|prompt| prompt.as_bytes().to_vec()),
             channel: None,
             env: Vec::new(),
             env_allow: &ENV_BASE,
             stop: stop_by_interrupt(),
-            source_session_id: None,
+            source_session_id: request.resume.map(str::to_owned),
             warnings: Vec::new(),
         })
     }

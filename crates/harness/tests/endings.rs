@@ -37,6 +37,8 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         tags: std::collections::BTreeMap::default(),
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
+        on_lost: longhaul_model::event::OnLost::Fail,
+        resumed_from: None,
     };
     let event = |data: EventData| Event {
         run_id: RunId::parse("r1").unwrap(),
@@ -61,6 +63,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         stderr_tail: None,
         spool_error: None,
         oom_kills: 0,
+        ran_ms: 0,
     };
     for data in decide(&state, Command::Exit(Box::new(exit)), &Ctx { epoch: Epoch::default() }).unwrap() {
         seen.apply(&event(data));

@@ -26,6 +26,7 @@ mod ps;
 mod render;
 mod request;
 mod restore;
+mod resume;
 mod rm;
 mod run;
 mod screen;

@@ -26,6 +26,7 @@ mod peer;
 mod query;
 mod reply;
 mod responses;
+mod resume;
 mod runs;
 mod scope;
 mod session_events;
@@ -113,6 +114,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/input", &["post"]),
     ("/v1/runs/{id}/approvals", &["get"]),
     ("/v1/runs/{id}/approvals/{approval_id}", &["post"]),
+    ("/v1/runs/{id}/resume", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
     ("/v1/runs/{id}/share", &["post"]),
     ("/v1/sessions", &["get"]),
@@ -149,6 +151,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/input", post(input::input))
         .route("/v1/runs/{id}/approvals", get(approvals::list))
         .route("/v1/runs/{id}/approvals/{approval_id}", post(approvals::answer))
+        .route("/v1/runs/{id}/resume", post(resume::resume))
         .route("/v1/runs/{id}/why", get(runs::why))
         .route("/v1/runs/{id}/share", post(share::share))
         .route("/v1/sessions", get(sessions::list))

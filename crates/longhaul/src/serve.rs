@@ -207,6 +207,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What must hold of the options before anything is touched; the address to listen on.
 fn check(options: &Options) -> Result<SocketAddr, ServeError> {
+    if options.token.as_deref().is_some_and(Token::is_ours) {
+        return Err(ServeError::Config(
+            "a token that longhaul token create made cannot be the server's own; give another one, or none".to_owned(),
+        ));
+    }
     let listen = options.listen.as_deref().unwrap_or(LISTEN_DEFAULT);
     if let Some(mistake) = place_limits(options).mistake() {
         return Err(ServeError::Config(mistake));
@@ -252,14 +257,20 @@ pub fn preflight(options: &Options) -> u8 {
     }
 }
 
+/// Whether the address that is really bound is one to serve on.
+fn check_bound(options: &Options, address: SocketAddr, bound: SocketAddr) -> Result<(), ServeError> {
+    if address.port() != 0 && address != bound {
+        tracing::warn!(%bound, configured = %address, "an upgrade keeps the address; a restart takes the configured one");
+    }
+    if !bound.ip().is_loopback() && options.token.is_none() {
+        return Err(ServeError::Config(format!("the server listens on {bound} and needs a token: give --token-file")));
+    }
+    Ok(())
+}
+
 async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrades>) -> Result<End, ServeError> {
     let started = Instant::now();
     let address = check(options)?;
-    if options.token.as_deref().is_some_and(Token::is_ours) {
-        return Err(ServeError::Config(
-            "a token that longhaul token create made cannot be the server's own; give another one, or none".to_owned(),
-        ));
-    }
     let metrics = crate::telemetry::metrics();
     let stop = CancellationToken::new();
     let ended = signals(stop.clone(), Arc::clone(upgrades))?;
@@ -269,12 +280,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         none @ None => none.insert(Hold::take(&options.data_dir, address).await?),
     };
     let bound = hold.bound;
-    if address.port() != 0 && address != bound {
-        tracing::warn!(%bound, configured = %address, "an upgrade keeps the address; a restart takes the configured one");
-    }
-    if !bound.ip().is_loopback() && options.token.is_none() {
-        return Err(ServeError::Config(format!("the server listens on {bound} and needs a token: give --token-file")));
-    }
+    check_bound(options, address, bound)?;
     let store = Arc::new(open_store(&options.data_dir)?);
     let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
         .await

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use serde_json::{Value, json};
 
 use support::model_server::{Agent, ModelServer};
-use support::proc::start_time;
+use support::proc::{shim_of, signal, start_time};
 use support::{Server, assert_log, assert_no_process, until};
 
 /// A prompt that a careless command line would take for an option.
@@ -652,6 +652,127 @@ async fn an_agent_that_uses_more_than_it_may_is_stopped_where_it_is() {
         .post("/v1/runs", &json!({ "harness": "demo", "prompt": "x", "limits": { "tokens_max": 5 } }))
         .await;
     assert_eq!((status, &refused["error"]["param"]), (400, &json!("limits.tokens_max")), "{refused}");
+}
+
+/// Kills the supervisor or the program itself inside a tool call: the run goes on in a second attempt, which says how, and
+/// that nobody knows what became of the call.
+async fn it_goes_on_after_a_loss(agent: Agent, rung: &str, tool: Option<&str>) {
+    let stage = Stage::new().await;
+    for (id, supervisor) in [("agent", false), ("shim", true)] {
+        let marker = stage.server.dir.path().join(format!("marker-{id}"));
+        let command = format!("echo $$ > {}; sleep 1000", marker.display());
+        let turns = json!([{ "text": "I run it.", "tools": [agent.shell(&command)] }, { "text": "Done." }]);
+        let url = stage.model.script(id, &turns).await;
+        let Some(mut body) = agent.request(id, stage.server.dir.path(), &url, PROMPT) else { return };
+        body["on_lost"] = json!("resume");
+        let (status, answer) = stage.server.post("/v1/runs", &body).await;
+        assert_eq!(status, 201, "{answer}");
+        let server = &stage.server;
+        let sleeper: i32 =
+            until("the tool to run", async || std::fs::read_to_string(&marker).ok()?.trim().parse().ok()).await;
+        if tool.is_some() {
+            until("the call to be told", async || (server.run(id).await["tool_calls"] == 1).then_some(())).await;
+        }
+        let pid = i32::try_from(server.run(id).await["pid"].as_i64().unwrap()).unwrap();
+        signal(if supervisor { shim_of(&server.data(), pid) } else { pid }, rustix::process::Signal::KILL);
+        let run = server.end(id).await;
+        let told = [&run["status"], &run["attempts"], &run["error"]];
+        assert_eq!(told, [&json!("completed"), &json!(2), &Value::Null], "{run}");
+        assert!(run["output_text"].as_str().unwrap().ends_with("Done."), "{run}");
+        assert_eq!(start_time(sleeper), None, "the tool of the lost attempt is gone");
+        let events = server.events(id).await;
+        assert_log(&events);
+        let second = &events.iter().rfind(|e| e["type"] == "run.attempt_started").unwrap()["data"];
+        let cause = if supervisor { "supervisor_lost" } else { "killed_by_signal" };
+        assert_eq!((&second["cause"], &second["rung"]), (&json!(cause), &json!(rung)));
+        let lost: Vec<_> =
+            second["lost"]["tools"].as_array().into_iter().flatten().map(|t| t["name"].clone()).collect();
+        assert_eq!(lost, tool.map(Value::from).into_iter().collect::<Vec<_>>(), "{second}");
+        let asked = stage.model.bodies(id).await;
+        assert_eq!(asked.len(), 2);
+        let body = asked[1]["body"].to_string();
+        for text in [json!(PROMPT.trim_end()).to_string().trim_matches('"'), "Your process was interrupted"] {
+            assert!(body.contains(text), "the model is not told {text}: {body}");
+        }
+        assert_no_process(&server.data()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_goes_on_after_a_loss() {
+    it_goes_on_after_a_loss(Agent::Claude, "native_resume", Some("Bash")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn codex_goes_on_after_a_loss() {
+    it_goes_on_after_a_loss(Agent::Codex, "native_resume", Some("command_execution")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_goes_on_after_a_loss() {
+    it_goes_on_after_a_loss(Agent::Gemini, "native_resume", Some("run_shell_command")).await;
+}
+
+/// Kimi tells its session at its end, and a call when it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_goes_on_after_a_loss() {
+    it_goes_on_after_a_loss(Agent::Kimi, "rebuilt_context", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_goes_on_after_a_loss() {
+    it_goes_on_after_a_loss(Agent::Pi, "native_resume", Some("bash")).await;
+}
+
+/// A run that was killed and is over goes on in a new one, through the program's own session.
+async fn an_ended_run_goes_on(agent: Agent) {
+    let stage = Stage::new().await;
+    let marker = stage.server.dir.path().join("marker");
+    let command = format!("echo $$ > {}; sleep 1000", marker.display());
+    let turns = json!([{ "text": "I run it.", "tools": [agent.shell(&command)] }, { "text": "Done." }]);
+    if !stage.start(agent, "ended", &turns).await {
+        return;
+    }
+    let server = &stage.server;
+    until("the tool to run", async || std::fs::read_to_string(&marker).ok().filter(|text| !text.is_empty())).await;
+    until("the call to be told", async || (server.run("ended").await["tool_calls"] == 1).then_some(())).await;
+    let pid = i32::try_from(server.run("ended").await["pid"].as_i64().unwrap()).unwrap();
+    signal(pid, rustix::process::Signal::KILL);
+    let ended = server.end("ended").await;
+    assert_eq!(ended["error"]["code"], "killed_by_signal", "{ended}");
+    let url = format!("{}/s/ended", stage.model.address());
+    let told = agent.request("ended", server.dir.path(), &url, "").unwrap();
+    let body = json!({ "run_id": "new", "prompt": "And now?", "env": told["env"], "permissions": "full" });
+    let (status, answer) = server.post("/v1/runs/ended/resume", &body).await;
+    assert_eq!(status, 201, "{answer}");
+    let run = server.end("new").await;
+    assert_completed(&run, "Done.");
+    let told = [&run["source_session_id"], &run["cwd"], &run["attempt_log"][0]["rung"]];
+    assert_eq!(told, [&ended["source_session_id"], &ended["cwd"], &json!("native_resume")], "{run}");
+    let asked = stage.model.bodies("ended").await;
+    let body = asked.last().unwrap()["body"].to_string();
+    assert!(body.contains("I run it.") && body.contains("And now?"), "{body}");
+    assert_no_process(&server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_run_of_claude_goes_on() {
+    an_ended_run_goes_on(Agent::Claude).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_run_of_codex_goes_on() {
+    an_ended_run_goes_on(Agent::Codex).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_run_of_gemini_goes_on() {
+    an_ended_run_goes_on(Agent::Gemini).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ended_run_of_pi_goes_on() {
+    an_ended_run_goes_on(Agent::Pi).await;
 }
 
 /// A program that calls itself codex and says things that no codex has said yet.

@@ -231,3 +231,23 @@ fn inside_a_run_no_second_server_is_started() {
     assert!(text(&ran.stderr).contains("a run never starts a second server"), "{:?}", text(&ran.stderr));
     assert!(!place.dir.path().join("other").exists());
 }
+
+#[test]
+fn an_ended_run_is_gone_on_with() {
+    let place = Place::new();
+    assert_eq!(place.status(&["run", "demo/echo", "hello", "--on-lost", "resume", "--id", "r1"]), Some(0));
+    let second = place.longhaul(&["resume", "r1", "and", "again", "--id", "r2"]);
+    assert_eq!((second.status.code(), String::from_utf8_lossy(&second.stdout).trim()), (Some(0), "and again"));
+    let detached = place.longhaul(&["resume", "r2", "-d", "--id", "r3"]);
+    assert_eq!(String::from_utf8_lossy(&detached.stdout).trim(), "r3");
+    assert_eq!(place.status(&["wait", "r3"]), Some(0));
+    let page = place.longhaul(&["inspect", "r3"]);
+    let page = String::from_utf8_lossy(&page.stdout).into_owned();
+    assert!(page.lines().any(|line| line.starts_with("resumes") && line.ends_with("r2")), "{page}");
+    assert_eq!(place.status(&["run", "--id", "sh", "--", "true"]), Some(0));
+    let refused = place.longhaul(&["resume", "sh"]);
+    assert_eq!(refused.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("it is a command"), "{refused:?}");
+    let refused = place.longhaul(&["run", "--on-lost", "resume", "--", "true"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--on-lost means nothing to a command"), "{refused:?}");
+}

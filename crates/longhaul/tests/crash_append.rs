@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use longhaul_engine::{DiskFloor, Engine, NewRun, Options, Origin, PlaceLimits, Retention, Sealed};
 use longhaul_harness::Permissions;
-use longhaul_model::event::{Event, EventData};
+use longhaul_model::event::{Event, EventData, OnLost};
 use longhaul_model::time::Clock;
 use longhaul_model::{ProjectId, RunId, RunKey, Seq, Timestamp};
 use longhaul_store::{CrashPoint, MemoryStore, ReadLimit, Store};
@@ -52,9 +52,31 @@ enum Script {
     Command,
     /// The built-in agent with every kind of event.
     Agent,
+    /// An agent that is killed in a tool call and goes on.
+    Lost,
 }
 
-fn request(script: Script) -> NewRun {
+/// It calls itself codex, and kills itself unless it goes on with its session.
+const LOST: &str = r#"#!/bin/sh
+cat > /dev/null
+echo "$*" >> "$STARTS"
+echo '{"type":"thread.started","thread_id":"t-1"}'
+sleep 0.02
+case "$*" in
+*resume*)
+  echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"I go on."}}'
+  sleep 0.02
+  echo '{"type":"turn.completed","usage":{"input_tokens":20,"cached_input_tokens":0,"output_tokens":2}}' ;;
+*)
+  echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"I begin."}}'
+  sleep 0.02
+  echo '{"type":"item.started","item":{"id":"item_1","type":"command_execution","command":"x","status":"in_progress"}}'
+  sleep 0.02
+  kill -9 $$ ;;
+esac
+"#;
+
+fn request(script: Script, dir: &Path) -> NewRun {
     let (harness, command, args, model) = match script {
         Script::Command => (
             "exec",
@@ -63,54 +85,38 @@ fn request(script: Script) -> NewRun {
             None,
         ),
         Script::Agent => ("demo", None, vec![], Some("tools".to_owned())),
+        Script::Lost => ("codex", None, vec![], None),
     };
-    NewRun {
-        key: key(),
-        digest: "d".to_owned(),
-        session: None,
-        after: None,
-        harness: harness.to_owned(),
-        sealed: Sealed {
-            model,
-            prompt: command.is_none().then(|| "look around".to_owned()),
-            turn: None,
-            system: None,
-            command,
-            args,
-            stdin: None,
-            cwd: "/".into(),
-            env: [].into(),
-            captured_env: None,
-            effort: None,
-            permissions: Permissions::Cli,
-            allowed_tools: vec![],
-            approvals: None,
-            turns_max: None,
-            budget: longhaul_model::event::Budget::default(),
-            idle_ms: None,
-            timeout_ms: 60_000,
-            new_session: String::new(),
-            contained: longhaul_engine::Contained::default(),
-            trace: None,
-        },
-        name: None,
-        tags: [].into(),
-        metadata: serde_json::Map::default(),
-        origin: Origin::default(),
-        allowed_roots: vec![],
-        cancel_on_disconnect: false,
-        refuse_busy_cwd: false,
-        warnings: vec![],
-        reserved: None,
-        records: vec![],
-    }
+    let path = format!("{}:/usr/bin:/bin", dir.join("bin").display());
+    let starts = dir.join("starts").display().to_string();
+    let sealed = Sealed {
+        model,
+        prompt: command.is_none().then(|| "look around".to_owned()),
+        turn: None,
+        system: None,
+        command,
+        args,
+        stdin: None,
+        cwd: "/".into(),
+        env: [("PATH".to_owned(), path), ("STARTS".to_owned(), starts)].into(),
+        captured_env: None,
+        effort: None,
+        permissions: Permissions::Cli,
+        allowed_tools: vec![],
+        turns_max: None,
+        idle_ms: None,
+        timeout_ms: 60_000,
+        new_session: String::new(),
+    };
+    let on_lost = if matches!(script, Script::Lost) { OnLost::Resume } else { OnLost::Fail };
+    NewRun { on_lost, ..NewRun::new(key(), "d".to_owned(), harness.to_owned(), sealed) }
 }
 
 /// One server's life on a store; whether the run was over before the store died.
 async fn live(store: &MemoryStore, dir: &Path, script: Script) -> bool {
     let Ok(engine) = Engine::start(options(Arc::new(store.clone()), dir)).await else { return false };
     // A client that got no answer asks again with the same id: the request attaches or is new.
-    let _ = engine.dispatch(request(script)).await;
+    let _ = engine.dispatch(request(script, dir)).await;
     let deadline = Instant::now() + PATIENCE;
     let over = loop {
         if store.is_closed() {
@@ -141,13 +147,14 @@ async fn log(store: &MemoryStore) -> Vec<Event> {
 /// What must be the same however often the server died: everything but who owned the run, attempts that provably
 /// started nothing, and what differs between any two runs.
 fn story(events: &[Event]) -> Vec<String> {
-    let mut story = Vec::new();
+    let mut story: Vec<String> = Vec::new();
     for event in events {
         let line = match &event.data {
             EventData::RunAdopted(_) => continue,
-            EventData::RunAttemptStarted(_) => "attempt".to_owned(),
+            EventData::RunAttemptStarted(d) => format!("attempt {:?} {:?}", d.rung, d.lost.as_ref().map(|l| &l.tools)),
             EventData::ProcessExited(d) if d.how == "never_started" => {
-                assert_eq!(story.pop().as_deref(), Some("attempt"), "an attempt that started nothing says nothing");
+                let before = story.pop().unwrap_or_default();
+                assert!(before.starts_with("attempt "), "an attempt that started nothing says nothing: {before}");
                 continue;
             }
             EventData::ProcessStarted(d) => format!("started {}", d.command),
@@ -158,9 +165,23 @@ fn story(events: &[Event]) -> Vec<String> {
             EventData::OutputLine(d) => format!("{d:?}"),
             other => format!("{other:?}"),
         };
-        story.push(line);
+        story.push(unnumbered(&line));
     }
     story
+}
+
+/// Without the number of the attempt in its ids: one that started nothing has a number too.
+fn unnumbered(line: &str) -> String {
+    (2..100).fold(line.to_owned(), |line, number| line.replace(&format!("\"a{number}."), "\"a."))
+}
+
+/// An agent that goes on was started once before and once after, whatever its servers did.
+fn assert_starts(script: Script, dir: &Path) {
+    if matches!(script, Script::Lost) {
+        let starts = std::fs::read_to_string(dir.join("starts")).unwrap();
+        let resumed: Vec<bool> = starts.lines().map(|line| line.contains("resume t-1")).collect();
+        assert_eq!(resumed, [false, true], "{starts}");
+    }
 }
 
 fn both_streams_apart(story: &[String]) -> Vec<String> {
@@ -179,6 +200,10 @@ async fn story_without_faults(script: Script) -> Vec<String> {
 }
 
 fn make(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir_all(dir.join("bin")).unwrap();
+    std::fs::write(dir.join("bin/codex"), LOST).unwrap();
+    std::fs::set_permissions(dir.join("bin/codex"), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::create_dir_all(dir.join("runs")).unwrap();
     std::fs::create_dir_all(dir.join("work")).unwrap();
 }
@@ -196,6 +221,7 @@ async fn dies_once(script: Script, point: CrashPoint) {
         assert!(live(&store, dir.path(), script).await);
         let found = both_streams_apart(&story(&log(&store.reopen()).await));
         assert_eq!(found, expected, "died at commit {commits}");
+        assert_starts(script, dir.path());
         if over {
             assert!(commits > 5, "a run takes more than {commits} commits");
             return;
@@ -221,6 +247,7 @@ async fn dies_always(script: Script, point: CrashPoint) {
     }
     assert!(live(&store, dir.path(), script).await);
     assert_eq!(both_streams_apart(&story(&log(&store.reopen()).await)), expected);
+    assert_starts(script, dir.path());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -244,7 +271,19 @@ async fn an_agent_survives_each_commit_that_nobody_heard_of() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_goes_on_survives_the_loss_of_each_commit() {
+    dies_once(Script::Lost, CrashPoint::BeforeDurable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_goes_on_survives_each_commit_that_nobody_heard_of() {
+    dies_once(Script::Lost, CrashPoint::AfterDurable).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_whose_every_server_dies_ends_all_the_same() {
     dies_always(Script::Command, CrashPoint::BeforeDurable).await;
     dies_always(Script::Agent, CrashPoint::AfterDurable).await;
+    dies_always(Script::Lost, CrashPoint::BeforeDurable).await;
+    dies_always(Script::Lost, CrashPoint::AfterDurable).await;
 }

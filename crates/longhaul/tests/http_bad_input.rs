@@ -84,6 +84,7 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::UpgradeRefused, "upgrade"),
     (ErrorCode::SessionConflict, "sessions"),
     (ErrorCode::SessionBusy, "sessions"),
+    (ErrorCode::NotResumable, "resume"),
     (ErrorCode::LogExpired, "retention"),
     (ErrorCode::SessionQueueFull, "sessions"),
     (ErrorCode::LimitUnenforceable, "containment"),
@@ -246,10 +247,8 @@ fn run_fields(table: &mut Table, file: &str) {
 
     // What this version or this harness cannot honour.
     for (field, value) in [
-        ("session_id", json!("s")),
         ("mcp", json!({})),
         ("response_format", json!({ "type": "json_schema" })),
-        ("on_lost", json!("resume")),
         ("on_cwd_busy", json!("queue")),
         ("args", json!(["x"])),
     ] {
@@ -257,6 +256,7 @@ fn run_fields(table: &mut Table, file: &str) {
     }
     table.field(demo(json!({ "limits": { "cost_usd_max": 1 } })), "unsupported_field", "limits");
     table.field(json!({ "harness": "exec", "command": "/bin/true", "prompt": "x" }), "unsupported_field", "prompt");
+    table.field(exec(json!({ "on_lost": "resume" })), "unsupported_field", "on_lost");
 
     let names: Vec<&str> = longhaul_harness::all().iter().map(|h| h.name()).collect();
     for (target, body, param) in [
@@ -322,7 +322,6 @@ fn chat_fields(table: &mut Table) {
     table.chat(talk(json!({ "prompt": "x" })), 400, "unknown_field", Some("prompt"));
     table.chat(talk(json!({ "queue_timeout_ms": 600_001 })), 400, "invalid_field", Some("queue_timeout_ms"));
     table.chat(talk(json!({ "run_id": "a/b" })), 400, "invalid_field", Some("run_id"));
-    table.chat(talk(json!({ "session_id": "s" })), 400, "unsupported_field", Some("session_id"));
     table.chat(talk(json!({ "timeout_ms": 0 })), 400, "invalid_field", Some("timeout_ms"));
     table.chat(talk(json!({ "cwd": "rel" })), 400, "invalid_field", Some("cwd"));
     table.chat(talk(json!({ "cwd": "/nowhere/at/all" })), 400, "invalid_field", Some("cwd"));
@@ -336,8 +335,6 @@ fn chat_fields(table: &mut Table) {
     let body = talk(json!({})).to_string();
     let chat = "/v1/chat/completions";
     table.with("POST", chat, &[("last-event-id", b"1")], body.as_bytes(), 400, "invalid_field", Some("Last-Event-ID"));
-    // The built-in agent has no session to go on with.
-    table.with("POST", chat, &[("x-session-id", b"s")], body.as_bytes(), 400, "unsupported_field", Some("session_id"));
     table.with("POST", chat, &[("x-session-id", b"a/b")], body.as_bytes(), 400, "invalid_field", Some("x-session-id"));
     let named = talk(json!({ "session_id": "t" })).to_string();
     table.with("POST", chat, &[("x-session-id", b"s")], named.as_bytes(), 400, "invalid_field", Some("x-session-id"));

@@ -81,6 +81,8 @@ fn recorded(path: &Path, harness: &str, good: bool) -> Vec<Event> {
         cwd: "/".to_owned(),
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
+        on_lost: longhaul_model::event::OnLost::Fail,
+        resumed_from: None,
         budget: longhaul_model::event::Budget::default(),
     };
     let mut out: Vec<EventData> = vec![created.into()];

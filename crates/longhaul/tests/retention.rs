@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use longhaul_engine::{
-    DiskFloor, DispatchError, Engine, NewRun, Operation, Options, Origin, PlaceLimits, Removed, Retention, Sealed,
+    DiskFloor, DispatchError, Engine, NewRun, Operation, Options, PlaceLimits, Removed, Retention, Sealed,
 };
 use longhaul_harness::Permissions;
 use longhaul_model::time::Clock;
@@ -84,24 +84,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         trace: None,
         turn: None,
     };
-    let new = NewRun {
-        key: key(id),
-        digest: "d".to_owned(),
-        harness: "exec".to_owned(),
-        sealed,
-        name: None,
-        tags: [].into(),
-        metadata: serde_json::Map::default(),
-        origin: Origin::default(),
-        allowed_roots: vec![],
-        cancel_on_disconnect: false,
-        refuse_busy_cwd: false,
-        warnings: vec![],
-        session: None,
-        after: None,
-        reserved: None,
-        records: vec![],
-    };
+    let new = NewRun::new(key(id), "d".to_owned(), "exec".to_owned(), sealed);
     engine.dispatch(new).await.map(drop)
 }
 

@@ -68,6 +68,20 @@ pub const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts of one run in all: a run on which every server dies must not be tried for ever.
 pub const ATTEMPTS_MAX: u32 = 100;
 
+/// Attempts of one run that had a process, with `on_lost: resume`: the first and two more. What kills an agent three times
+/// is likely to be its own work.
+pub const LOST_ATTEMPTS_MAX: u32 = 3;
+
+/// Open tool calls, and as many open messages, that are listed when an attempt is lost.
+pub const LOST_LISTED_MAX: usize = 256;
+
+/// Bytes of the text that retells a run to an agent that cannot go on with its own session, beside the prompt: most
+/// command lines hold 120 KiB for the whole.
+pub const RETOLD_BYTES_MAX: usize = 32 << 10;
+
+/// Bytes of one message, argument or result in that text.
+pub const RETOLD_PART_BYTES_MAX: usize = 2 << 10;
+
 /// Attempts of one server that provably started nothing before a run gives up.
 pub const NEVER_STARTED_MAX: u32 = 3;
 

@@ -8,35 +8,67 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    ApprovalRequested, Cost, Decision, Driver, Event, EventData, ExitInfo, Failure, OutputStream, Totals, Usage,
-    UsageReported,
+    ApprovalRequested, Cost, Decision, Driver, Event, EventData, ExitInfo, Failure, Lost, OnLost, OutputStream, Rung,
+    Totals, Usage, UsageReported,
 };
-use crate::id::{ProjectId, RunId, Seq, SessionId};
+use crate::id::{AttemptNo, ProjectId, RunId, Seq, SessionId};
 use crate::limits;
 use crate::run::Status;
 use crate::time::Timestamp;
 
-/// Adds a usage report to the sums: `run` and `session` scopes replace, `step` adds.
-pub(crate) fn add_usage(totals: &mut Totals, report: &UsageReported) {
+/// Attempts that a fold tells of: the last ones.
+const ATTEMPTS_TOLD_MAX: usize = 16;
+
+/// Tokens and money used before something began.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+struct Used {
+    usage: Usage,
+    cost: Option<Cost>,
+}
+
+/// What earlier attempts used: a report of a later one counts from its own beginning, or from its session's.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct UsageBase {
+    run: Used,
+    session: Used,
+}
+
+impl UsageBase {
+    /// An attempt begins; with a session of its own unless it goes on with one.
+    pub(crate) fn begin(&mut self, totals: &Totals, rung: Option<Rung>) {
+        self.run = Used { usage: totals.usage.clone().unwrap_or_default(), cost: totals.cost.clone() };
+        if rung != Some(Rung::NativeResume) {
+            self.session = self.run.clone();
+        }
+    }
+
+    fn of(&self, scope: &str) -> &Used {
+        if scope == "session" { &self.session } else { &self.run }
+    }
+}
+
+/// Adds a usage report to the sums: `step` adds to them, `run` and `session` to what was used before the attempt or the
+/// session began.
+pub(crate) fn add_usage(totals: &mut Totals, base: &UsageBase, report: &UsageReported) {
     let step = report.scope == "step";
+    let before = base.of(&report.scope).usage.clone();
     let usage = totals.usage.get_or_insert_with(Usage::default);
-    let fold = |sum: &mut Option<u64>, new: Option<u64>| match (step, *sum, new) {
-        (true, Some(a), Some(b)) => *sum = Some(a.saturating_add(b)),
-        (_, _, Some(b)) => *sum = Some(b),
-        (_, _, None) => {}
+    let fold = |sum: &mut Option<u64>, before: Option<u64>, new: Option<u64>| {
+        let Some(new) = new else { return };
+        let earlier = if step { *sum } else { before };
+        *sum = Some(earlier.unwrap_or(0).saturating_add(new));
     };
-    fold(&mut usage.input_tokens, report.usage.input_tokens);
-    fold(&mut usage.output_tokens, report.usage.output_tokens);
-    fold(&mut usage.cache_read_tokens, report.usage.cache_read_tokens);
-    fold(&mut usage.cache_write_tokens, report.usage.cache_write_tokens);
-    fold(&mut usage.reasoning_tokens, report.usage.reasoning_tokens);
+    fold(&mut usage.input_tokens, before.input_tokens, report.usage.input_tokens);
+    fold(&mut usage.output_tokens, before.output_tokens, report.usage.output_tokens);
+    fold(&mut usage.cache_read_tokens, before.cache_read_tokens, report.usage.cache_read_tokens);
+    fold(&mut usage.cache_write_tokens, before.cache_write_tokens, report.usage.cache_write_tokens);
+    fold(&mut usage.reasoning_tokens, before.reasoning_tokens, report.usage.reasoning_tokens);
     if let Some(cost) = &report.cost {
-        totals.cost = Some(match &totals.cost {
-            Some(sum) if step && sum.provenance == cost.provenance => {
-                Cost { usd: sum.usd + cost.usd, provenance: cost.provenance.clone() }
-            }
-            _ => cost.clone(),
-        });
+        let scope = report.cost_scope.as_ref().unwrap_or(&report.scope);
+        let earlier = if step { &totals.cost } else { &base.of(scope).cost };
+        let earlier = earlier.as_ref().filter(|earlier| earlier.provenance == cost.provenance);
+        let usd = earlier.map_or(cost.usd, |earlier| earlier.usd + cost.usd);
+        totals.cost = Some(Cost { usd, provenance: cost.provenance.clone() });
     }
 }
 
@@ -68,6 +100,29 @@ impl ApprovalSeen {
     pub fn is_open(&self) -> bool {
         self.status == "open"
     }
+}
+
+/// One attempt, as a snapshot tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Its number.
+    pub attempt: AttemptNo,
+    /// Why it was made.
+    pub cause: String,
+    /// How it went on with what was begun before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<Rung>,
+    /// What was under way when the attempt before it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
+    /// What was left of the run's budget, in milliseconds.
+    pub budget_ms: u64,
+    /// When its process was known to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// How it ended: `exited`, `signaled`, `never_started` or `lost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<String>,
 }
 
 /// A message of the answer while it is put together.
@@ -140,10 +195,21 @@ pub struct Projection {
     /// What the agent asked, oldest first; of those that are settled only the last ones.
     #[serde(default)]
     pub approvals: Vec<ApprovalSeen>,
+    /// What happens if its process is lost.
+    #[serde(default)]
+    pub on_lost: OnLost,
+    /// The ended run that it goes on with.
+    #[serde(default)]
+    pub resumed_from: Option<RunId>,
+    /// Its last attempts, oldest first.
+    #[serde(default)]
+    pub attempt_log: Vec<Attempt>,
     messages: Vec<Message>,
     text_bytes: usize,
     #[serde(default)]
     reasoning: String,
+    #[serde(default)]
+    base: UsageBase,
 }
 
 impl Projection {
@@ -180,9 +246,13 @@ impl Projection {
             updated_at: event.ts,
             output_truncated: false,
             approvals: Vec::new(),
+            on_lost: d.on_lost,
+            resumed_from: d.resumed_from.clone(),
+            attempt_log: Vec::new(),
             messages: Vec::new(),
             text_bytes: 0,
             reasoning: String::new(),
+            base: UsageBase::default(),
         })
     }
 
@@ -195,17 +265,36 @@ impl Projection {
             EventData::RunAttemptStarted(d) => {
                 self.status = Status::Starting;
                 self.attempts = d.attempt.get();
+                self.base.begin(&self.totals, d.rung);
+                if self.attempt_log.len() == ATTEMPTS_TOLD_MAX {
+                    self.attempt_log.remove(0);
+                }
+                self.attempt_log.push(Attempt {
+                    attempt: d.attempt,
+                    cause: d.cause.clone(),
+                    rung: d.rung,
+                    lost: d.lost.clone(),
+                    budget_ms: d.budget_ms,
+                    started_at: None,
+                    how: None,
+                });
             }
             EventData::RunCancelRequested(d) => self.cancel_requested = Some(d.clone()),
             EventData::ProcessStarted(d) => {
                 self.status = Status::Running;
                 self.pid = Some(d.pid);
                 self.started_at.get_or_insert(event.ts);
+                if let Some(last) = self.attempt_log.last_mut() {
+                    last.started_at = Some(event.ts);
+                }
             }
             EventData::ProcessExited(d) => {
                 self.status = Status::Queued;
                 self.pid = None;
                 self.exit = Some(d.exit.clone());
+                if let Some(last) = self.attempt_log.last_mut() {
+                    last.how = Some(d.how.clone());
+                }
             }
             EventData::RunCompleted(d) => {
                 self.reason = Some(d.reason.clone());
@@ -231,7 +320,7 @@ impl Projection {
                 self.reasoning.push_str(&d.text[..d.text.floor_char_boundary(room)]);
             }
             EventData::ToolCalled(_) => self.totals.tool_calls += 1,
-            EventData::UsageReported(d) => add_usage(&mut self.totals, d),
+            EventData::UsageReported(d) => add_usage(&mut self.totals, &self.base, d),
             EventData::SessionBound(d) => self.source_session_id = Some(d.source_session_id.clone()),
             EventData::Warning(_) => self.warnings += 1,
             EventData::ApprovalRequested(d) => self.asks(d, event),
@@ -369,5 +458,42 @@ impl Projection {
         self.pid = None;
         self.exit = exit;
         self.totals = totals.clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(scope: &str, input: u64, usd: f64, cost_scope: Option<&str>) -> UsageReported {
+        UsageReported {
+            scope: scope.into(),
+            usage: Usage { input_tokens: Some(input), ..Usage::default() },
+            cost: Some(Cost { usd, provenance: "estimate".into() }),
+            cost_scope: cost_scope.map(str::to_owned),
+            model: None,
+        }
+    }
+
+    /// The sums after three attempts with two reports each: the first, one in its session, one in a new one.
+    fn sums(scope: &str, cost_scope: Option<&str>) -> [(Option<u64>, f64); 3] {
+        let (mut totals, mut base) = (Totals::default(), UsageBase::default());
+        [None, Some(Rung::NativeResume), Some(Rung::RebuiltContext)].map(|rung| {
+            base.begin(&totals, rung);
+            for input in [10, 30] {
+                add_usage(&mut totals, &base, &report(scope, input, f64::from(input as u32), cost_scope));
+            }
+            let input = totals.usage.as_ref().and_then(|usage| usage.input_tokens);
+            (input, totals.cost.as_ref().map_or(0.0, |cost| cost.usd))
+        })
+    }
+
+    #[test]
+    fn what_attempts_use_adds_up() {
+        assert_eq!(sums("step", None), [(Some(40), 40.0), (Some(80), 80.0), (Some(120), 120.0)]);
+        assert_eq!(sums("run", None), [(Some(30), 30.0), (Some(60), 60.0), (Some(90), 90.0)]);
+        // A session's report has what it used before.
+        assert_eq!(sums("session", None), [(Some(30), 30.0), (Some(30), 30.0), (Some(60), 60.0)]);
+        assert_eq!(sums("run", Some("session")), [(Some(30), 30.0), (Some(60), 30.0), (Some(90), 60.0)]);
     }
 }

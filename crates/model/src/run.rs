@@ -6,25 +6,29 @@
 //! ```text
 //!  vacant ──Create──► queued ──StartAttempt──► starting ──ProcessStarted──► running
 //!                        ▲                        │  │                        │
-//!                        └──── never started ─────┘  └────────── Exit ────────┤
+//!                        ├──── never started ─────┘  └────────── Exit ────────┤
+//!                        └──── lost, and on_lost is resume ────────────────────┤
 //!  queued ──RequestCancel──► ended(cancelled)                                 ▼
 //!  queued ──GiveUp─────────► ended(failed)              ended(completed | failed | cancelled)
 //! ```
 
 mod budget;
 mod decide;
+mod loss;
 mod outcome;
 mod talk;
 
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    ApprovalAnswered, Budget, BudgetExceeded, Driver, EventData, Failure, InputAccepted, ProcessExited, ProcessStarted,
-    ResourceUse, RunCancelRequested, RunCreated, Totals, VerdictReported,
+    ApprovalAnswered, Budget, BudgetExceeded, Driver, EventData, Failure, InputAccepted, OnLost, ProcessExited,
+    ProcessStarted, ResourceUse, RunCancelRequested, RunCreated, Rung, Totals, VerdictReported,
 };
 use crate::id::{AttemptNo, Epoch};
+use crate::projection::UsageBase;
 
 pub use decide::{Rejection, decide};
+pub use loss::{Loss, Open};
 pub use talk::{Approval, DROPPED, LIVE, NEXT_TURN, Talk};
 
 /// A run's status as the wire names it.
@@ -178,6 +182,8 @@ pub struct Exit {
     pub spool_error: Option<String>,
     /// Processes that the kernel killed for want of memory, as the run's own control group says.
     pub oom_kills: u64,
+    /// What it used of the run's budget, in milliseconds; an estimate if its witness was lost.
+    pub ran_ms: u64,
 }
 
 /// What somebody wants to happen to a run.
@@ -187,10 +193,8 @@ pub enum Command {
     Create(Box<RunCreated>),
     /// Begin an attempt.
     StartAttempt {
-        /// Why: `first` or `never_started`.
-        cause: &'static str,
-        /// What is left of the budget, in milliseconds.
-        budget_ms: u64,
+        /// How it goes on with what was begun before it, if it does.
+        rung: Option<Rung>,
     },
     /// The witness says that the process exists.
     ProcessStarted(ProcessStarted),
@@ -264,6 +268,26 @@ pub struct RunState {
     pub in_session: bool,
     /// What is open between the agent and people.
     pub talk: Talk,
+    /// What happens if its process is lost.
+    pub on_lost: OnLost,
+    /// What is left of its budget at the start of the last attempt, or after it; milliseconds.
+    pub budget_left_ms: u64,
+    /// Attempts that had a process and are over.
+    pub lost_attempts: u32,
+    /// What the last of those left, until the next attempt has a process.
+    pub loss: Option<Loss>,
+    /// How the last attempt goes on.
+    pub rung: Option<Rung>,
+    /// Whether the source did anything in the last attempt: said, thought, called.
+    pub worked: bool,
+    /// Whether the source did anything since its session began: its session has the prompt.
+    pub session_has_prompt: bool,
+    /// What is under way in the last attempt.
+    pub open: Open,
+    /// The source's own session, once it told.
+    pub source_session: Option<String>,
+    /// What had been used before.
+    pub base: UsageBase,
 }
 
 impl Default for RunState {
@@ -282,6 +306,16 @@ impl Default for RunState {
             exceeded: None,
             in_session: false,
             talk: Talk::default(),
+            on_lost: OnLost::Fail,
+            budget_left_ms: 0,
+            lost_attempts: 0,
+            loss: None,
+            rung: None,
+            worked: false,
+            session_has_prompt: false,
+            open: Open::default(),
+            source_session: None,
+            base: UsageBase::default(),
         }
     }
 }
@@ -314,6 +348,8 @@ impl RunState {
                 self.driver = d.driver;
                 self.in_session = d.session_id.is_some();
                 self.budget = d.budget;
+                self.on_lost = d.on_lost;
+                self.budget_left_ms = d.timeout_ms;
             }
             EventData::RunAttemptStarted(d) => {
                 self.phase = Phase::Starting { attempt: d.attempt };
@@ -323,8 +359,14 @@ impl RunState {
                 self.epoch = d.epoch;
                 self.totals.attempts = d.attempt.get();
                 self.verdict = None;
+                self.rung = d.rung;
+                self.session_has_prompt &= d.rung == Some(Rung::NativeResume);
+                self.base.begin(&self.totals, d.rung);
             }
-            EventData::ProcessStarted(d) => self.phase = Phase::Running { attempt: d.attempt },
+            EventData::ProcessStarted(d) => {
+                self.phase = Phase::Running { attempt: d.attempt };
+                (self.loss, self.worked, self.open) = (None, false, Open::default());
+            }
             EventData::RunAdopted(d) => self.epoch = d.epoch,
             EventData::RunCancelRequested(d) => {
                 self.cancel.get_or_insert_with(|| d.clone());
@@ -332,7 +374,13 @@ impl RunState {
             EventData::ProcessExited(d) => {
                 if d.how == "never_started" {
                     self.never_started += 1;
+                } else {
+                    self.lost_attempts += 1;
+                    self.loss = Some(Loss::of(d, std::mem::take(&mut self.open)));
                 }
+                self.budget_left_ms = self.budget_left_ms.saturating_sub(d.ran_ms);
+                self.totals.stdout_bytes += d.stdout_bytes;
+                self.totals.stderr_bytes += d.stderr_bytes;
                 self.phase = Phase::Queued;
                 self.last_exit = Some(d.clone());
             }
@@ -348,18 +396,27 @@ impl RunState {
             // A verdict is about what came before it. Whoever works on after it has not given one yet.
             EventData::MessageDelta(d) => {
                 self.saw_text |= !d.text.trim().is_empty();
-                self.verdict = None;
+                self.open.message(&d.message_id);
+                self.works();
             }
             EventData::MessageCompleted(d) => {
                 self.saw_text |= !d.text.trim().is_empty();
-                self.verdict = None;
+                self.open.message_ended(&d.message_id);
+                self.works();
             }
-            EventData::ToolCalled(_) => {
+            EventData::ToolCalled(d) => {
                 self.totals.tool_calls += 1;
-                self.verdict = None;
+                self.open.tool(&d.call_id, &d.name);
+                self.works();
             }
-            EventData::ReasoningDelta(_) | EventData::ToolCompleted(_) => self.verdict = None,
-            EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, d),
+            EventData::ToolCompleted(d) => {
+                self.open.tool_ended(&d.call_id);
+                self.works();
+            }
+            EventData::ReasoningDelta(_) => self.works(),
+            EventData::MessageDiscarded(d) => self.open.message_ended(&d.message_id),
+            EventData::SessionBound(d) => self.source_session = Some(d.source_session_id.clone()),
+            EventData::UsageReported(d) => crate::projection::add_usage(&mut self.totals, &self.base, d),
             EventData::BudgetExceeded(d) => self.exceeded = Some(d.clone()),
             EventData::VerdictReported(d) => self.verdict = Some(d.clone()),
             EventData::ApprovalRequested(_)
@@ -371,12 +428,15 @@ impl RunState {
             | EventData::InputUndelivered(_) => self.talk.evolve(event),
             EventData::RunStarted(_)
             | EventData::TurnAccepted(_)
-            | EventData::MessageDiscarded(_)
-            | EventData::SessionBound(_)
             | EventData::Warning(_)
             | EventData::Unknown { .. } => {}
         }
         self
+    }
+
+    fn works(&mut self) {
+        (self.worked, self.session_has_prompt) = (true, true);
+        self.verdict = None;
     }
 
     fn end(&mut self, status: Status, totals: &Totals) {

@@ -6,8 +6,8 @@
 #![allow(missing_docs)]
 
 use longhaul_model::event::{
-    Driver, Event, EventData, Failure, MessageDelta, OutputLine, OutputStream, ProcessStarted, RunCancelRequested,
-    RunCreated, ToolCalled, VerdictReported,
+    Driver, Event, EventData, Failure, MessageDelta, OnLost, OutputLine, OutputStream, ProcessStarted,
+    RunCancelRequested, RunCreated, ToolCalled, VerdictReported,
 };
 use longhaul_model::projection::Projection;
 use longhaul_model::run::{Command, Ctx, Exit, ExitHow, RunState, Stop, decide};
@@ -97,6 +97,9 @@ struct Memory {
     started_by: u64,
     spoke: bool,
     good: Option<bool>,
+    /// Processes that ended, where the run goes on after a loss.
+    ended: u32,
+    goes_on: bool,
 }
 
 impl Memory {
@@ -123,6 +126,11 @@ impl Memory {
             Driver::Harness => self.good == Some(true) && self.spoke && !never,
         };
         let unseen = never || *how == ExitHow::Lost;
+        let by_signal = matches!(how, ExitHow::Lost | ExitHow::Signaled(_) | ExitHow::Exited(129 | 130 | 137 | 143));
+        let taken = (stop == Stop::None && by_signal) || (stop == Stop::Shutdown && !never);
+        if self.goes_on && taken && !proven && !self.cancelled && self.good.is_none() && self.ended + 1 < 3 {
+            return None;
+        }
         Some(if proven {
             Status::Completed
         } else if stop == Stop::Cancel || (self.cancelled && unseen) {
@@ -142,7 +150,7 @@ struct World {
 }
 
 impl World {
-    fn new(driver: Driver) -> Self {
+    fn new(driver: Driver, on_lost: OnLost) -> Self {
         let mut world = Self {
             driver,
             epoch: 1,
@@ -156,6 +164,8 @@ impl World {
                 started_by: 0,
                 spoke: false,
                 good: None,
+                ended: 0,
+                goes_on: driver == Driver::Harness && on_lost == OnLost::Resume,
             },
         };
         let created = RunCreated {
@@ -171,6 +181,8 @@ impl World {
             tags: std::collections::BTreeMap::default(),
             timeout_ms: 1,
             budget: longhaul_model::event::Budget::default(),
+            on_lost,
+            resumed_from: None,
         };
         world.command(Command::Create(Box::new(created))).unwrap();
         world
@@ -199,7 +211,7 @@ impl World {
         match step {
             Step::Start => {
                 let may = before.status == Status::Queued;
-                let done = self.command(Command::StartAttempt { cause: "first", budget_ms: 1 });
+                let done = self.command(Command::StartAttempt { rung: None });
                 prop_assert_eq!(done.is_ok(), may);
                 if may {
                     self.memory.status = Status::Starting;
@@ -264,12 +276,15 @@ impl World {
                     stderr_tail: None,
                     spool_error: None,
                     oom_kills: 0,
+                    ran_ms: 0,
                 };
                 let done = self.command(Command::Exit(Box::new(exit)));
                 prop_assert_eq!(done.is_ok(), before.working());
                 if before.working() {
                     self.memory.status = before.verdict(self.driver, &how, stop, lost).unwrap_or(Status::Queued);
-                    self.memory.failed_starts += u32::from(matches!(how, ExitHow::NeverStarted { .. }));
+                    let never = matches!(how, ExitHow::NeverStarted { .. });
+                    self.memory.failed_starts += u32::from(never);
+                    self.memory.ended += u32::from(!never);
                 }
             }
             Step::GiveUp => {
@@ -349,9 +364,11 @@ proptest! {
     #[test]
     fn agrees_with_what_a_person_would_remember(
         harness in any::<bool>(),
+        resume in any::<bool>(),
         steps in proptest::collection::vec(step(), 1..40),
     ) {
-        let mut world = World::new(if harness { Driver::Harness } else { Driver::Exec });
+        let on_lost = if resume { OnLost::Resume } else { OnLost::Fail };
+        let mut world = World::new(if harness { Driver::Harness } else { Driver::Exec }, on_lost);
         for step in steps {
             world.step(step)?;
         }
@@ -370,8 +387,8 @@ proptest! {
         for at in exits {
             let next = world.log.get(at + 1).map(|e| e.data.name().to_owned());
             prop_assert!(
-                next.as_deref().is_none_or(|n| n.starts_with("run.")),
-                "after an exit comes the end, a cancel, or another attempt: {next:?}"
+                next.as_deref().is_none_or(|n| n.starts_with("run.") || n == "message.discarded"),
+                "after an exit comes the end, a cancel, what was lost, or another attempt: {next:?}"
             );
         }
     }

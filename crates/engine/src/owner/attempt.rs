@@ -20,6 +20,7 @@ use super::{LetGo, Owner};
 use crate::containment::Confine;
 use crate::engine::attempt_path;
 use crate::environment;
+use crate::error::DispatchError;
 use crate::places::Wait;
 use crate::probe::{Answer, Asked, Probes};
 use crate::recovery::Fate;
@@ -43,6 +44,9 @@ const VERSION_WAIT: Duration = Duration::from_millis(200);
 /// The wait before another attempt, times the attempts that failed to start.
 const AGAIN: Duration = Duration::from_millis(300);
 
+/// The wait after a stop by the host: it is likely to go down, and this server with it.
+const AFTER_SHUTDOWN: Duration = Duration::from_secs(3);
+
 /// The longest wait between two looks.
 const CONNECT_MAX: Duration = Duration::from_millis(100);
 
@@ -61,26 +65,25 @@ impl Owner {
             let text = format!("this version has no harness called {harness_name:?}");
             return self.give_up("recovery_failed", text).await;
         };
-        let resume = match self.shared.with_doc(|doc| crate::engine::session_key(&self.shared.key, doc)) {
-            Some(session) => self.engine.session(&session).await?.and_then(|session| session.source_session_id),
-            None => None,
-        };
-        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref()) {
+        (self.seen_live, self.stop_begun) = (None, None);
+        let ask = self.ask(harness, &sealed).await?;
+        let (prompt, new) = (ask.prompt.as_deref(), ask.new_session.as_deref());
+        let plan = match crate::admission::plan_again(harness, &sealed, ask.resume.as_deref(), prompt, new) {
             Ok(plan) => plan,
-            Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
+            Err(error) => return self.cannot_be_planned(&error).await,
         };
         if self.engine.inner.draining.is_cancelled() {
             return Err(LetGo::Draining);
         }
-        if self.state.never_started > 0 {
-            // Whatever kept the last attempt from starting is given a moment to pass.
-            self.breathe(AGAIN * self.state.never_started).await?;
+        self.let_it_pass().await?;
+        if self.is_over() {
+            return Ok(());
         }
         let attempt = AttemptNo::new(self.state.totals.attempts + 1);
         let spec = self.spec(attempt, &plan, &sealed);
         let tmp = self.tmp_dir();
         let tmp_text = tmp.to_string_lossy().into_owned();
-        let (confine, budget_ms) = (sealed.contained.confine, sealed.timeout_ms);
+        let confine = sealed.contained.confine;
         let private_tmp = self.state.driver == Driver::Harness || confine != Confine::None;
         let env = environment::build(&environment::Source {
             key: &self.shared.key,
@@ -123,8 +126,7 @@ impl Owner {
             let prepare = Arc::clone(&prepare);
             move || prepare()
         });
-        let cause = if self.state.totals.attempts == 0 { "first" } else { "never_started" };
-        let command = Command::StartAttempt { cause, budget_ms };
+        let command = Command::StartAttempt { rung: ask.rung };
         let intended = self.apply(command, Urgency::Ordinary).await;
         let made = loop {
             let made = (&mut making).await.unwrap_or_else(|error| Err(io::Error::other(error)));
@@ -144,19 +146,24 @@ impl Owner {
             // Cancelled before it began.
             return Ok(());
         }
+        let child = self.launch(made).await;
+        self.follow(attempt, child).await
+    }
+
+    /// Launches the shim of an attempt that is made; what keeps it from that is logged, and the attempt settles it.
+    async fn launch(&self, made: io::Result<AttemptDir>) -> Option<Child> {
         let exe = self.engine.inner.options.exe.clone();
-        let launch = move |dir: AttemptDir| dir.launch(&exe);
         let child = match made {
-            Ok(dir) if self.state.cancel.is_none() => {
-                tokio::task::spawn_blocking(move || launch(dir)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
-            }
+            Ok(dir) if self.state.cancel.is_none() => tokio::task::spawn_blocking(move || dir.launch(&exe))
+                .await
+                .unwrap_or_else(|error| Err(io::Error::other(error))),
             Ok(_) => Err(io::Error::other("it was cancelled before it was launched")),
             Err(error) => Err(error),
         };
         if let Err(error) = &child {
             tracing::error!(run = %self.shared.key, error = %super::chain(error), "could not launch an attempt");
         }
-        self.follow(attempt, child.ok()).await
+        child.ok()
     }
 
     /// Says once that the program is not of the version that was tested.
@@ -173,6 +180,24 @@ impl Owner {
             message: format!("{name} is version {version}; {tested} is the one that was tested"),
         };
         self.apply(Command::Observe(vec![warning.into()]), Urgency::Ordinary).await
+    }
+
+    /// Gives whatever kept the last attempt from starting, or ended it, a moment to pass.
+    async fn let_it_pass(&mut self) -> Result<(), LetGo> {
+        let failed = self.state.never_started + self.state.lost_attempts;
+        if failed == 0 {
+            return Ok(());
+        }
+        let shutdown = self.state.loss.as_ref().is_some_and(|loss| loss.cause == "shutdown");
+        self.breathe(if shutdown { AFTER_SHUTDOWN } else { AGAIN * failed }).await
+    }
+
+    /// Ends a run whose harness refuses what it once accepted.
+    async fn cannot_be_planned(&mut self, error: &DispatchError) -> Result<(), LetGo> {
+        if self.state.loss.is_some() {
+            return self.give_up("lost", format!("the run's process was lost and cannot go on: {error}")).await;
+        }
+        self.give_up("recovery_failed", error.to_string()).await
     }
 
     fn spec(&self, attempt: AttemptNo, plan: &Plan, sealed: &Sealed) -> AttemptSpec {
@@ -200,10 +225,12 @@ impl Owner {
                 (None, None) => supervise::Stdin::Null,
             },
             limits: supervise::Limits {
-                output_bytes_max: self.engine.inner.options.output_bytes_max,
+                output_bytes_max: (self.engine.inner.options.output_bytes_max)
+                    .saturating_sub(self.state.totals.stdout_bytes + self.state.totals.stderr_bytes)
+                    .max(1),
                 idle_ms: sealed.idle_ms,
             },
-            deadline_ms: Some(sealed.timeout_ms),
+            deadline_ms: Some(self.state.budget_left_ms.max(1)),
             drain_ms: limits::DRAIN.as_millis() as u64,
             stop: plan.stop.iter().map(stop_step).collect(),
         }
@@ -304,7 +331,7 @@ impl Owner {
     /// Why the run should be stopped now, if it should.
     pub(super) fn stop_wanted(&self) -> Option<StopReason> {
         // The shim keeps the deadline; a server that has itself seen more than all of it go by steps in.
-        let budget = Duration::from_millis(self.shared.with_doc(|doc| doc.run.timeout_ms)) + limits::DEADLINE_GRACE;
+        let budget = Duration::from_millis(self.state.budget_left_ms) + limits::DEADLINE_GRACE;
         if self.state.cancel.is_some() || self.state.exceeded.is_some() {
             Some(StopReason::Cancel)
         } else if self.poison.is_some() {
@@ -362,7 +389,7 @@ impl Owner {
     }
 
     /// An attempt's files cannot be read: say so, where `why` shows it, and look again. Never a guess.
-    async fn trouble(&mut self, what: &str) -> Result<(), LetGo> {
+    pub(super) async fn trouble(&mut self, what: &str) -> Result<(), LetGo> {
         tracing::error!(run = %self.shared.key, error = what, "an attempt's files cannot be used");
         self.shared.set_blocked(Some(format!("the run's files: {what}")), self.now_ms());
         self.breathe(Duration::from_secs(1)).await

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use longhaul_model::event::{EventData, ResourceUse, Warning};
+use longhaul_model::event::{EventData, OnLost, ResourceUse, Warning};
 use longhaul_model::run::{Command, ExecError, Exit, ExitHow, RunState, Stop, decide};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
@@ -36,8 +36,9 @@ impl Owner {
             stderr_tail: None,
             spool_error: None,
             oom_kills: 0,
+            ran_ms: if never { 0 } else { self.estimate_ms(None) },
         };
-        self.kill_lost(attempt, None, &mut exit).await;
+        self.kill_lost(attempt, None, &mut exit).await?;
         self.end(vec![], None, exit).await
     }
 
@@ -52,7 +53,10 @@ impl Owner {
         let mut exit = exit_of(&record);
         // A shim that came to its end has removed its groups; one that did not has left them.
         if matches!(record.how, How::Lost | How::NeverStarted { exec_error: None }) {
-            self.kill_lost(attempt, Some(dir), &mut exit).await;
+            if record.how == How::Lost {
+                exit.ran_ms = self.estimate_ms(Some(dir));
+            }
+            self.kill_lost(attempt, Some(dir), &mut exit).await?;
         }
         if let Some(started) = dir.read_started().ok().flatten()
             && !matches!(record.how, How::NeverStarted { .. })
@@ -131,33 +135,39 @@ impl Owner {
     }
 
     /// Kills what a lost shim left: all that is in the attempt's control groups, which go with it, and what its marker
-    /// still leads to.
-    async fn kill_lost(&mut self, attempt: AttemptNo, dir: Option<&AttemptDir>, exit: &mut Exit) {
-        let marker = self.marker(attempt);
-        let dir = dir.cloned();
-        let anywhere = self.engine.inner.options.containment.grounds.every_group(&marker);
-        let killed = tokio::task::spawn_blocking(move || {
-            // The spec knows where an earlier server made them.
-            let spec = dir.and_then(|dir| dir.read_spec().ok().flatten()).and_then(|spec| spec.group);
-            let groups = [Group::of(&spec.unwrap_or_default()), Group::of(&anywhere)];
-            let oom_kills = groups.iter().map(Group::oom_kills).max().unwrap_or(0);
-            let ended = groups.map(|group| group.end(LOST_KILL));
-            kill_marked(&marker, LOST_KILL).map(|marked| (ended, marked, oom_kills))
-        })
-        .await;
-        match killed {
-            Ok(Ok((ended, marked, oom_kills))) => {
-                let union = |lists: [Vec<i32>; 3]| lists.into_iter().flatten().collect::<BTreeSet<i32>>();
-                let [first, second] = ended;
-                exit.killed_descendants = union([first.killed, second.killed, marked.killed]).len() as u32;
-                let remaining = union([first.remaining, second.remaining, marked.remaining]);
-                exit.unkilled = remaining.into_iter().collect();
-                exit.oom_kills = oom_kills;
+    /// still leads to. A run that may go on waits until it could be looked for: its agent must not be there twice.
+    async fn kill_lost(&mut self, attempt: AttemptNo, dir: Option<&AttemptDir>, exit: &mut Exit) -> Result<(), LetGo> {
+        loop {
+            let marker = self.marker(attempt);
+            let dir = dir.cloned();
+            let anywhere = self.engine.inner.options.containment.grounds.every_group(&marker);
+            let killed = tokio::task::spawn_blocking(move || {
+                // The spec knows where an earlier server made them.
+                let spec = dir.and_then(|dir| dir.read_spec().ok().flatten()).and_then(|spec| spec.group);
+                let groups = [Group::of(&spec.unwrap_or_default()), Group::of(&anywhere)];
+                let oom_kills = groups.iter().map(Group::oom_kills).max().unwrap_or(0);
+                let ended = groups.map(|group| group.end(LOST_KILL));
+                kill_marked(&marker, LOST_KILL).map(|marked| (ended, marked, oom_kills))
+            })
+            .await;
+            let error = match killed {
+                Ok(Ok((ended, marked, oom_kills))) => {
+                    let union = |lists: [Vec<i32>; 3]| lists.into_iter().flatten().collect::<BTreeSet<i32>>();
+                    let [first, second] = ended;
+                    exit.killed_descendants = union([first.killed, second.killed, marked.killed]).len() as u32;
+                    let remaining = union([first.remaining, second.remaining, marked.remaining]);
+                    exit.unkilled = remaining.into_iter().collect();
+                    exit.oom_kills = oom_kills;
+                    return Ok(());
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(run = %self.shared.key, error, "could not look for a lost run's processes");
+            if self.state.on_lost == OnLost::Fail || self.state.cancel.is_some() {
+                return Ok(());
             }
-            Ok(Err(error)) => {
-                tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes");
-            }
-            Err(error) => tracing::warn!(run = %self.shared.key, %error, "could not look for a lost run's processes"),
+            self.trouble(&format!("processes of a lost attempt cannot be looked for: {error}")).await?;
         }
     }
 
@@ -195,6 +205,7 @@ fn exit_of(record: &supervise::Exit) -> Exit {
         stderr_tail: None,
         spool_error: record.spool_error.clone(),
         oom_kills: record.oom_kills,
+        ran_ms: record.ran_ms,
     }
 }
 

@@ -160,8 +160,11 @@ impl Owner {
         if ended.is_some() && !more {
             open.parser.end(&mut events);
         }
-        let events = self.fit(attempt, events);
+        let mut events = self.fit(attempt, events);
         let replies = open.parser.take_replies();
+        if self.state.lost_attempts > 0 {
+            super::goes_on::scope(attempt, &mut events);
+        }
         let cursor = Cursor::new(attempt, after, &*open.parser);
         Ok((Source(Some(open)), Some(Piece { events, replies, cursor, more })))
     }

@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::script::{FAIL_STATUS, Step, script};
+use super::script::{FAIL_STATUS, Step, resumed, script};
 
 /// The variants: `echo` says the prompt again word by word, `tools` shows everything an agent can do, `slow` counts
 /// for about 20 seconds (or as many as the prompt names), `fail` fails and exits with status 3, `flood` writes 200 000
@@ -23,6 +23,24 @@ pub fn run(variant: &str, prompt: &str, out: &mut dyn Write, sleep: &mut dyn FnM
     let Some(steps) = script(variant, prompt) else {
         return Ok(2);
     };
+    say(steps, out, sleep)?;
+    Ok(if variant == "fail" { FAIL_STATUS } else { 0 })
+}
+
+/// Goes on with a session: says the prompt again, as `echo` does. The demo remembers nothing but the session's name.
+///
+/// # Errors
+/// Those of `out`, and then nothing more is written.
+pub fn resume(session: &str, prompt: &str, out: &mut dyn Write, sleep: &mut dyn FnMut(Duration)) -> io::Result<u8> {
+    say(resumed(session, prompt), out, sleep)?;
+    Ok(0)
+}
+
+fn say<'a>(
+    steps: impl Iterator<Item = Step<'a>>,
+    out: &mut dyn Write,
+    sleep: &mut dyn FnMut(Duration),
+) -> io::Result<()> {
     let mut line = Vec::with_capacity(256);
     for step in steps {
         match step {
@@ -39,6 +57,5 @@ pub fn run(variant: &str, prompt: &str, out: &mut dyn Write, sleep: &mut dyn FnM
             Step::Raw(text) => out.write_all(text.as_bytes())?,
         }
     }
-    out.flush()?;
-    Ok(if variant == "fail" { FAIL_STATUS } else { 0 })
+    out.flush()
 }

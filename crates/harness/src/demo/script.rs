@@ -40,7 +40,7 @@ pub(super) enum Step<'a> {
 }
 
 /// A script, one step after the other.
-type Script<'a> = Box<dyn Iterator<Item = Step<'a>> + 'a>;
+pub(super) type Script<'a> = Box<dyn Iterator<Item = Step<'a>> + 'a>;
 
 /// The script of `variant`; `None` if there is none.
 pub(super) fn script<'a>(variant: &'a str, prompt: &'a str) -> Option<Script<'a>> {
@@ -55,6 +55,12 @@ pub(super) fn script<'a>(variant: &'a str, prompt: &'a str) -> Option<Script<'a>
     };
     let session = Line::Session { id: format!("demo-{variant}-{}", prompt.len()).into() };
     Some(Box::new(std::iter::once(Step::Line(session)).chain(body)))
+}
+
+/// The script of one that goes on with a session.
+pub(super) fn resumed<'a>(session: &'a str, prompt: &'a str) -> Script<'a> {
+    let session = Line::Session { id: session.into() };
+    Box::new(std::iter::once(Step::Line(session)).chain(echo(prompt)))
 }
 
 fn delta<'a>(message: u32, text: impl Into<Cow<'a, str>>) -> Step<'a> {

@@ -11,8 +11,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    approve, attach, backup, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore, rm, run,
-    send, serve, server, service, sessions, share, token, verify, version, wait, why,
+    approve, attach, backup, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore, resume, rm,
+    run, send, serve, server, service, sessions, share, token, verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -71,6 +71,7 @@ enum Verb {
     /// Refuse what an agent asks for
     Deny(approve::Args),
     Cancel(cancel::Args),
+    Resume(Box<resume::Args>),
     Inspect(inspect::Args),
     Why(why::Args),
     Rm(rm::Args),
@@ -155,6 +156,7 @@ impl Verb {
             Self::Approve(args) => approve::run(args, Decision::Allow, session).await,
             Self::Deny(args) => approve::run(args, Decision::Deny, session).await,
             Self::Cancel(args) => cancel::run(args, session).await,
+            Self::Resume(args) => resume::run(*args, session).await,
             Self::Inspect(args) => inspect::run(args, session).await,
             Self::Why(args) => why::run(args, session).await,
             Self::Rm(args) => rm::run(args, session).await,

@@ -72,7 +72,8 @@ fn page(run: &Snapshot, screen: &Screen, now: Timestamp) -> String {
     line("created", format!("{} ({})", run.created_at, ago(run.created_at, now)));
     line("took", took(run, now));
     line("deadline", format!("{} from its start", duration::show(std::time::Duration::from_millis(run.timeout_ms))));
-    line("attempts", if run.attempts > 1 { run.attempts.to_string() } else { String::new() });
+    line("attempts", if run.attempts > 1 { attempts(run) } else { String::new() });
+    line("resumes", run.resumed_from.as_ref().map(ToString::to_string).unwrap_or_default());
     line("tokens", run.usage.as_ref().and_then(show_usage).unwrap_or_default());
     line("cost", run.cost.as_ref().map(show_cost).unwrap_or_default());
     line("tools", if run.tool_calls > 0 { format!("{} calls", run.tool_calls) } else { String::new() });
@@ -83,6 +84,17 @@ fn page(run: &Snapshot, screen: &Screen, now: Timestamp) -> String {
     block(&mut out, colour, "stderr", run.error.as_ref().and_then(|error| error.stderr_tail.as_deref()));
     block(&mut out, colour, "answer", run.output_text.as_deref());
     out
+}
+
+/// How many, and how the last ones came to be.
+fn attempts(run: &Snapshot) -> String {
+    let told = run.attempt_log.iter().filter(|attempt| attempt.cause != "first").map(|attempt| {
+        let rung = attempt.rung.map(|rung| format!(" by {}", rung.as_str())).unwrap_or_default();
+        let tools = attempt.lost.as_ref().map_or(0, |lost| lost.tools.len());
+        let uncertain = if tools > 0 { format!(", {tools} tool calls uncertain") } else { String::new() };
+        format!("{}: {}{rung}{uncertain}", attempt.attempt, one_line(&attempt.cause))
+    });
+    format!("{} ({})", run.attempts, told.collect::<Vec<_>>().join("; "))
 }
 
 fn exit(run: &Snapshot) -> String {

@@ -100,16 +100,22 @@ async fn bytes(
     };
     let exact = args.raw || !session.screen.out_tty;
     let mut filter = Filter::default();
-    let mut offset = 0;
+    let (mut attempt, mut offset) = (1, 0);
+    let mut attempts = picked.run.attempts;
     let mut over = !args.follow;
     loop {
-        if let Some(mut response) = client.log(&picked.project, &picked.id, name, offset).await? {
+        if let Some(mut response) = client.log(&picked.project, &picked.id, name, attempt, offset).await? {
             while let Some(piece) = client.piece(&mut response).await? {
                 offset += piece.len() as u64;
                 let shown =
                     if exact { piece.to_vec() } else { filter.strip(&String::from_utf8_lossy(&piece)).into_bytes() };
                 session.screen.put(&[Ink::Out(shown)])?;
             }
+        }
+        // Where there is a later attempt, this one has printed all it will.
+        if attempt < attempts {
+            (attempt, offset) = (attempt + 1, 0);
+            continue;
         }
         if over {
             return Ok(0);
@@ -123,6 +129,6 @@ async fn bytes(
             }
             Err(error) => return Err(error.into()),
         };
-        over = run.status.is_terminal();
+        (over, attempts) = (run.status.is_terminal(), run.attempts);
     }
 }

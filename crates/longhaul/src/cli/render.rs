@@ -81,7 +81,13 @@ impl Renderer {
         match &event.data {
             EventData::RunCreated(d) => self.exec = d.driver == Driver::Exec,
             EventData::RunAttemptStarted(d) if d.attempt.get() > 1 => {
-                self.note(&mut inks, Paint::Yellow, &format!("attempt {} ({})", d.attempt, d.cause));
+                let rung = d.rung.map(|rung| format!(", {}", rung.as_str())).unwrap_or_default();
+                self.note(&mut inks, Paint::Yellow, &format!("attempt {} ({}{rung})", d.attempt, d.cause));
+                for tool in d.lost.iter().flat_map(|lost| &lost.tools) {
+                    let name = escape::one_line(&tool.name);
+                    let text = format!("! nobody saw the end of {name}: it may have taken effect");
+                    self.note(&mut inks, Paint::Yellow, &text);
+                }
             }
             EventData::RunAttemptStarted(_)
             | EventData::TurnAccepted(_)

@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul_api::{Confine, Permissions, RunLimits, RunRequest};
+use longhaul_api::{Confine, OnLost, Permissions, RunLimits, RunRequest};
 use longhaul_model::{ProjectId, RunId, SessionId, limits};
 
 use super::duration;
 use super::environment::{Environment, TOKEN};
 use super::escape::one_line;
-use super::run::{Args, Fence, Permit};
+use super::run::{Args, Fence, Permit, WhenLost};
 use super::trouble::Trouble;
 use crate::access::Token;
 
@@ -112,6 +112,7 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         limits: limits_of(args),
         confine: args.confine.map(Confine::from),
         timeout_ms: args.timeout.as_deref().map(timeout_ms).transpose()?,
+        on_lost: args.on_lost.map(OnLost::from),
         tags: tags(&args.tag)?,
         name: args.name.clone(),
         session_id: session(args)?,
@@ -137,6 +138,15 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         }
     }
     Ok(request)
+}
+
+impl From<WhenLost> for OnLost {
+    fn from(when: WhenLost) -> Self {
+        match when {
+            WhenLost::Fail => Self::Fail,
+            WhenLost::Resume => Self::Resume,
+        }
+    }
 }
 
 impl From<Permit> for Permissions {
@@ -215,6 +225,7 @@ fn refuse_for_command(args: &Args) -> Result<(), Trouble> {
         ("--effort", args.effort.is_some()),
         ("--system", args.system.is_some()),
         ("--permissions", args.permissions.is_some()),
+        ("--on-lost", args.on_lost.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         None => Ok(()),
@@ -254,7 +265,10 @@ fn cwd(given: Option<&Path>, place: &Place<'_>) -> Result<Option<String>, Troubl
 }
 
 /// `K=V` sets, `K` passes our own value on.
-fn variables(given: &[String], environment: &Environment) -> Result<Option<BTreeMap<String, String>>, Trouble> {
+///
+/// # Errors
+/// One is not set, or has no name.
+pub fn variables(given: &[String], environment: &Environment) -> Result<Option<BTreeMap<String, String>>, Trouble> {
     let mut out = BTreeMap::new();
     for word in given {
         let (name, value) = match word.split_once('=') {
@@ -294,7 +308,11 @@ pub fn tags(given: &[String]) -> Result<Option<BTreeMap<String, String>>, Troubl
     Ok((!out.is_empty()).then_some(out))
 }
 
-fn timeout_ms(text: &str) -> Result<u64, Trouble> {
+/// A run's budget, as `90s` or `10m`.
+///
+/// # Errors
+/// It is not a duration, or a longer one than a run may have.
+pub fn timeout_ms(text: &str) -> Result<u64, Trouble> {
     let timeout = duration::parse(text).map_err(|error| Trouble::new(format!("--timeout: {error}")))?;
     if timeout > limits::TIMEOUT_MAX {
         return Err(Trouble::new(format!(

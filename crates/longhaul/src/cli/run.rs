@@ -51,6 +51,15 @@ pub enum Fence {
     Full,
 }
 
+/// What happens to a run whose process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WhenLost {
+    /// It fails
+    Fail,
+    /// It goes on in another attempt, three in all
+    Resume,
+}
+
 /// Start a run and follow it
 ///
 /// The run goes on whatever happens to this command: Ctrl-C detaches, `longhaul attach` comes back.
@@ -114,6 +123,9 @@ pub struct Args {
     /// What the agent may do without asking
     #[arg(long, value_enum, value_name = "WHAT")]
     pub permissions: Option<Permit>,
+    /// What happens if its process is killed or the host restarts
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_lost: Option<WhenLost>,
     /// Model of the agent, instead of HARNESS/MODEL
     #[arg(long)]
     pub model: Option<String>,
@@ -162,9 +174,9 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let (client, run, new) = tokio::select! {
         biased;
         () = interrupts.next() => return Err(interrupted(&request)),
-        started = start(session, client, &request) => started?,
+        started = start(session, client, async |client| client.start_run(&request).await) => started?,
     };
-    announce(&args, session, &run, new)?;
+    announce(session, &run, new, Announce::of(args.detach, args.json, args.quiet))?;
     if args.detach {
         return Ok(0);
     }
@@ -213,14 +225,14 @@ async fn text(args: &Args, work: &Work, session: &Session) -> Result<Option<Stri
 
 /// Hands the request over. A server that comes or goes meanwhile is waited for and found again: the id makes the
 /// second try mean the same run.
-async fn start(
+pub(super) async fn start(
     session: &Session,
     mut client: Client,
-    request: &RunRequest,
+    ask: impl AsyncFn(&Client) -> Result<(Snapshot, bool), ClientError>,
 ) -> Result<(Client, Snapshot, bool), Trouble> {
     let mut tries = 0;
     loop {
-        let error = match client.start_run(request).await {
+        let error = match ask(&client).await {
             Ok((run, new)) => return Ok((client, run, new)),
             Err(error) => error,
         };
@@ -238,10 +250,32 @@ async fn start(
     }
 }
 
-fn announce(args: &Args, session: &Session, run: &Snapshot, new: bool) -> Result<(), Trouble> {
+/// How a run that was started is told of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Announce {
+    /// It is all that is told.
+    Detached { json: bool },
+    /// Something follows that should stand alone.
+    Silent,
+    /// In a line before what follows.
+    Line,
+}
+
+impl Announce {
+    pub(super) const fn of(detach: bool, json: bool, quiet: bool) -> Self {
+        match (detach, json || quiet) {
+            (true, _) => Self::Detached { json },
+            (false, true) => Self::Silent,
+            (false, false) => Self::Line,
+        }
+    }
+}
+
+/// Says which run it is, as far as somebody wants to hear it.
+pub(super) fn announce(session: &Session, run: &Snapshot, new: bool, how: Announce) -> Result<(), Trouble> {
     let screen = &session.screen;
-    if args.detach {
-        if args.json {
+    if let Announce::Detached { json } = how {
+        if json {
             let line = serde_json::to_string(run).map_err(|error| Trouble::new(error.to_string()))?;
             screen.out(&format!("{line}\n"))?;
         } else {
@@ -250,7 +284,7 @@ fn announce(args: &Args, session: &Session, run: &Snapshot, new: bool) -> Result
         }
         return Ok(());
     }
-    if args.json || args.quiet {
+    if matches!(how, Announce::Silent) {
         return Ok(());
     }
     let what = if run.harness == EXEC { String::new() } else { format!("  {}", agent(run)) };

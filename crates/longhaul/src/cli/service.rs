@@ -242,6 +242,7 @@ TimeoutStartSec=120
 TimeoutStopSec=30
 # Runs live in processes of their own and go on when the server ends, whyever it does.
 KillMode=process
+Delegate=yes
 OOMPolicy=continue
 Restart=on-failure
 RestartSec=1

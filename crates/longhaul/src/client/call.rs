@@ -134,6 +134,21 @@ impl Client {
         Ok((self.decode(response).await?, new))
     }
 
+    /// Goes on with an ended run in a new one; the flag says whether it is new.
+    pub async fn resume(
+        &self,
+        project: &ProjectId,
+        run: &RunId,
+        body: &Map<String, Value>,
+    ) -> Result<(Snapshot, bool), ClientError> {
+        let pairs = [("project", project.to_string())];
+        let path = format!("/v1/runs/{run}/resume");
+        let call = self.request(Method::POST, &path, &pairs).timeout(CALL_TIMEOUT).json(body);
+        let response = self.send(call).await?;
+        let new = response.status() == StatusCode::CREATED;
+        Ok((self.decode(response).await?, new))
+    }
+
     /// A page of runs.
     pub async fn runs(&self, query: &ListQuery) -> Result<RunPage, ClientError> {
         let mut pairs: Vec<(&str, String)> = Vec::new();
@@ -196,15 +211,16 @@ impl Client {
         Ok((response.status() != StatusCode::NO_CONTENT).then_some(response))
     }
 
-    /// Raw output from a byte on: a response whose body is the bytes; `None` if there are none beyond it.
+    /// Raw output of an attempt, numbered from 1, from a byte on: a response whose body is the bytes; `None` if there are none beyond it.
     pub async fn log(
         &self,
         project: &ProjectId,
         run: &RunId,
         stream: &str,
+        attempt: u32,
         from: u64,
     ) -> Result<Option<Response>, ClientError> {
-        let pairs = [("project", project.to_string()), ("stream", stream.to_owned())];
+        let pairs = [("project", project.to_string()), ("stream", stream.to_owned()), ("attempt", attempt.to_string())];
         let mut request = self.request(Method::GET, &format!("/v1/runs/{run}/log"), &pairs);
         if from > 0 {
             request = request.header(RANGE, format!("bytes={from}-"));

@@ -1,7 +1,8 @@
-//! `GET /v1/runs/{id}/log`: the raw spool of the last attempt, with ranges.
+//! `GET /v1/runs/{id}/log`: the raw spool of the last attempt or a named one, with ranges.
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -10,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use longhaul_api::{ErrorCode, Problem};
+use longhaul_model::limits;
 
 use super::query::{PathId, Query};
 use super::reply::Failure;
@@ -58,13 +60,21 @@ pub(super) async fn log(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let query = Query::parse(query.as_deref(), &["project", "stream"])?;
+    let query = Query::parse(query.as_deref(), &["project", "stream", "attempt"])?;
     let key = query.key(&id)?;
     let name @ ("stdout" | "stderr") = query.one("stream")?.unwrap_or("stdout") else {
         return Err(Problem::invalid("stream", "stream must be stdout or stderr").into());
     };
     let view = runs::view(&app, &key).await?;
-    let path = app.engine.attempt_dir(&view.doc).map(|dir| dir.join(name));
+    let attempt = query.number("attempt", 1, limits::ATTEMPTS_MAX.into())?;
+    let attempt = attempt.map_or(view.doc.run.attempts, |number| number as u32);
+    if attempt > view.doc.run.attempts.max(1) {
+        let text = format!("the run has had {} attempts", view.doc.run.attempts);
+        return Err(Problem::invalid("attempt", text).into());
+    }
+    let dir = app.engine.attempt_dir(&view.doc, attempt);
+    let kept = dir.as_deref().and_then(Path::parent).is_some_and(Path::exists);
+    let path = dir.map(|dir| dir.join(name));
     let opened = tokio::task::spawn_blocking(move || -> io::Result<Option<(std::fs::File, u64)>> {
         let Some(path) = path else { return Ok(None) };
         match std::fs::File::open(path) {
@@ -80,7 +90,8 @@ pub(super) async fn log(
     let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
     let (file, len) = match opened {
         Ok(Some((file, len))) => (Some(Arc::new(file)), len),
-        Ok(None) if view.doc.run.status.is_terminal() && printed(&view.doc.run.totals, name) => {
+        // An attempt that never started has none, and no other either once retention has been there.
+        Ok(None) if !kept && view.doc.run.status.is_terminal() && printed(&view.doc.run.totals, name) => {
             let text = "the files of this run's output are no longer kept; its events are";
             return Err(Problem::new(ErrorCode::LogExpired, text).into());
         }

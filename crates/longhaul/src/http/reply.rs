@@ -6,8 +6,8 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, Problem};
-use longhaul_engine::{CancelError, DispatchError, EraseError};
-use longhaul_model::{RunKey, limits};
+use longhaul_engine::{CancelError, DispatchError, EraseError, ResumeError};
+use longhaul_model::{RunKey, SessionId, limits};
 use longhaul_store::{CommitError, StoreError};
 
 /// Tells an SDK not to send a request again by itself.
@@ -127,6 +127,35 @@ impl From<CommitError> for Failure {
     }
 }
 
+/// A turn that is not what its session is bound to.
+fn session_conflict(
+    session: &SessionId,
+    field: &'static str,
+    expected: Option<String>,
+    received: Option<String>,
+) -> Failure {
+    let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+    let text = match (field, &expected) {
+        ("previous_response_id", Some(last)) => {
+            format!("session {session} went on since; its last turn is run {last}")
+        }
+        ("previous_response_id", None) => format!("session {session} was deleted; begin another one"),
+        _ => format!("the {field} of session {session} is {}, this run's is {}", word(&expected), word(&received)),
+    };
+    Problem::new(ErrorCode::SessionConflict, text)
+        .param(field)
+        .fact("session_id", session.as_str())
+        .fact("expected", expected)
+        .fact("received", received)
+        .into()
+}
+
+fn unknown_harness(name: &str) -> Failure {
+    let names: Vec<&str> = longhaul_harness::all().iter().map(|h| h.name()).collect();
+    let text = format!("there is no harness called {name:?}; there are {}", names.join(", "));
+    Problem::new(ErrorCode::UnknownHarness, text).param("harness").fact("harnesses", names).into()
+}
+
 /// A refused dispatch, for the run that was asked for.
 pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
     let not_started = |problem: Problem| -> Failure { problem.fact("dispatch", "not_started").into() };
@@ -139,11 +168,7 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 .into()
         }
         DispatchError::Gone => gone(key),
-        DispatchError::UnknownHarness { name } => {
-            let names: Vec<&str> = longhaul_harness::all().iter().map(|h| h.name()).collect();
-            let text = format!("there is no harness called {name:?}; there are {}", names.join(", "));
-            Problem::new(ErrorCode::UnknownHarness, text).param("harness").fact("harnesses", names).into()
-        }
+        DispatchError::UnknownHarness { name } => unknown_harness(&name),
         DispatchError::Plan(error) => {
             let code = match error {
                 longhaul_harness::PlanError::Unsupported { .. } => ErrorCode::UnsupportedField,
@@ -195,28 +220,8 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
                 .fact("holder", holder.as_str())
                 .into()
         }
-        DispatchError::SessionConflict { session, field: field @ "previous_response_id", expected, received } => {
-            let text = match &expected {
-                Some(last) => format!("session {session} went on since; its last turn is run {last}"),
-                None => format!("session {session} was deleted; begin another one"),
-            };
-            Problem::new(ErrorCode::SessionConflict, text)
-                .param(field)
-                .fact("session_id", session.as_str())
-                .fact("expected", expected)
-                .fact("received", received)
-                .into()
-        }
         DispatchError::SessionConflict { session, field, expected, received } => {
-            let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
-            let (was, is) = (word(&expected), word(&received));
-            let text = format!("the {field} of session {session} is {was}, this run's is {is}");
-            Problem::new(ErrorCode::SessionConflict, text)
-                .param(field)
-                .fact("session_id", session.as_str())
-                .fact("expected", expected)
-                .fact("received", received)
-                .into()
+            session_conflict(&session, field, expected, received)
         }
         DispatchError::SessionNew { session } => {
             let text = format!("session {session} is new; its first turn names a harness");
@@ -277,6 +282,26 @@ pub(super) fn cancel_failure(error: CancelError, key: &RunKey) -> Failure {
         CancelError::Draining => Failure::new(ErrorCode::Draining, "the server is stopping; ask the next one"),
         CancelError::Commit(error) => error.into(),
         CancelError::Store(error) => error.into(),
+    }
+}
+
+/// A run that is over and cannot be gone on with.
+pub(super) fn resume_failure(error: ResumeError, of: &RunKey, new: &RunKey) -> Failure {
+    match error {
+        ResumeError::NotFound => not_found(of),
+        ResumeError::Gone => gone(of),
+        ResumeError::NotEnded => {
+            Failure::new(ErrorCode::RunNotEnded, format!("run {} is not over; cancel it or wait for it", of.run))
+        }
+        ResumeError::Impossible(why) => Problem::new(
+            ErrorCode::NotResumable,
+            format!("run {} cannot be gone on with: {why}; start a new run", of.run),
+        )
+        .fact("dispatch", "not_started")
+        .into(),
+        ResumeError::Dispatch(DispatchError::Gone) => gone(new),
+        ResumeError::Dispatch(error) => dispatch_failure(error, new),
+        ResumeError::Store(error) => error.into(),
     }
 }
 

@@ -66,9 +66,6 @@ pub(super) fn new_run(
     if request.response_format.as_ref().is_some_and(|v| !plain(v)) {
         return Err(unsupported("response_format", "only response_format text is supported by this version"));
     }
-    if request.on_lost == Some(OnLost::Resume) {
-        return Err(unsupported("on_lost", "on_lost resume is not supported by this version; fail is"));
-    }
     if request.on_cwd_busy == Some(OnCwdBusy::Queue) {
         return Err(unsupported(
             "on_cwd_busy",
@@ -98,6 +95,11 @@ pub(super) fn new_run(
             return Err(Problem::invalid("harness", "name a harness, or a command to run").into());
         }
     };
+    let on_lost = request.on_lost.unwrap_or_default();
+    if on_lost == OnLost::Resume && harness == "exec" {
+        let text = "a command has no session to go on with, so on_lost resume is not supported by exec; fail is";
+        return Err(unsupported("on_lost", text));
+    }
     let permissions = match request.permissions.unwrap_or_default() {
         longhaul_api::Permissions::Cli => Permissions::Cli,
         longhaul_api::Permissions::ReadOnly => Permissions::ReadOnly,
@@ -140,22 +142,17 @@ pub(super) fn new_run(
         trace: None,
     };
     Ok(NewRun {
-        key,
-        digest,
         session: request.session_id,
         after: None,
-        harness,
-        sealed,
         name: request.name,
         tags: request.tags.unwrap_or_default(),
         metadata: request.metadata.unwrap_or_default(),
         origin: caller.origin(face, anonymous),
         allowed_roots: caller.allowed_roots(),
+        on_lost,
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
-        warnings: vec![],
-        reserved: None,
-        records: vec![],
+        ..NewRun::new(key, digest, harness, sealed)
     })
 }
 
@@ -195,7 +192,17 @@ pub(super) async fn create(
     let mut new = new_run(request, digest.clone(), key.clone(), &caller, ("runs", anonymous), None)?;
     super::trace::join(&mut new, &headers);
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
-    let view = view(&app, &key).await?;
+    accepted(&app, &key, &digest, dispatched).await
+}
+
+/// The answer for a run that was accepted or was there.
+pub(super) async fn accepted(
+    app: &App,
+    key: &RunKey,
+    digest: &str,
+    dispatched: Dispatched,
+) -> Result<Response, Failure> {
+    let view = view(app, key).await?;
     let snapshot = snapshot(&view, true);
     let location = snapshot.links.own.clone();
     let status = match dispatched {
@@ -203,7 +210,7 @@ pub(super) async fn create(
         Dispatched::Attached => StatusCode::OK,
     };
     let mut response = (status, Json(snapshot)).into_response();
-    name(&mut response, &key, &digest);
+    name(&mut response, key, digest);
     if let Ok(value) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, value);
     }

@@ -31,6 +31,11 @@ impl ModelServer {
         Self { child, url: url.trim().to_owned(), http: reqwest::Client::new() }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.url
+    }
+
     /// Sets what the model says under a name, and gives the address to say it at.
     pub async fn script(&self, name: &str, turns: &Value) -> String {
         let url = format!("{}/s/{name}", self.url);

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AttemptNo, Epoch, ProjectId, SessionId};
+use crate::id::{AttemptNo, Epoch, ProjectId, RunId, SessionId};
 
 /// What makes a run's events, and so what proves its success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,76 @@ pub enum Driver {
     Exec,
     /// An agent CLI: its own word is the verdict, whatever its exit status.
     Harness,
+}
+
+/// What happens to a run whose process was lost before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLost {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It goes on in another attempt.
+    Resume,
+}
+
+impl OnLost {
+    /// Whether it is the default, which events need not tell.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_fail(&self) -> bool {
+        *self == Self::Fail
+    }
+}
+
+/// How an attempt goes on with what an earlier one began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// Through the source's own session.
+    NativeResume,
+    /// With a text that retells the run as far as its events know it.
+    RebuiltContext,
+}
+
+impl Rung {
+    /// The wire name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NativeResume => "native_resume",
+            Self::RebuiltContext => "rebuilt_context",
+        }
+    }
+}
+
+/// A tool call that had begun and whose end nobody saw: it may have taken effect, wholly or in part, or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostTool {
+    /// The call.
+    pub call_id: String,
+    /// The tool's name.
+    pub name: String,
+}
+
+/// What was under way when an attempt was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The attempt that was lost.
+    pub attempt: AttemptNo,
+    /// Tool calls without an end. Their outcome is uncertain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<LostTool>,
+    /// Messages that had begun and were discarded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<String>,
+    /// Further tool calls and messages that are not listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unlisted: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// `run.created`.
@@ -53,6 +123,12 @@ pub struct RunCreated {
     /// The budget of tokens and money.
     #[serde(default, skip_serializing_if = "Budget::is_open")]
     pub budget: Budget,
+    /// What happens if its process is lost; absent means that it fails.
+    #[serde(default, skip_serializing_if = "OnLost::is_fail")]
+    pub on_lost: OnLost,
+    /// The ended run that it goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_from: Option<RunId>,
 }
 
 /// What a run may use. What is absent is not bounded.
@@ -100,12 +176,19 @@ pub struct TurnAccepted {
 pub struct RunAttemptStarted {
     /// Its number, from 1.
     pub attempt: AttemptNo,
-    /// Why it is made: `first`, or `never_started` after an attempt that provably started nothing.
+    /// Why it is made: `first`; `never_started` after an attempt that provably started nothing; `supervisor_lost`,
+    /// `killed_by_signal` or `shutdown` after one that was lost; `resume_failed` after one that could not go on.
     pub cause: String,
     /// The owner's epoch.
     pub epoch: Epoch,
     /// What is left of the run's budget, in milliseconds.
     pub budget_ms: u64,
+    /// How it goes on with what was begun before it; absent where it begins anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<Rung>,
+    /// What was under way when the attempt before it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
 }
 
 /// `run.started`.
@@ -315,6 +398,15 @@ pub struct ProcessExited {
     /// Processes that could not be killed, by pid.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unkilled: Vec<i32>,
+    /// What it used of the run's budget, in milliseconds; an estimate where its supervisor did not live to measure it.
+    #[serde(default)]
+    pub ran_ms: u64,
+    /// Bytes of stdout in the attempt's spool.
+    #[serde(default)]
+    pub stdout_bytes: u64,
+    /// Bytes of stderr in the attempt's spool.
+    #[serde(default)]
+    pub stderr_bytes: u64,
 }
 
 /// Which of the two output streams.

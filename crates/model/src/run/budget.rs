@@ -18,7 +18,7 @@ pub(super) fn watch(state: &RunState, events: Vec<EventData>) -> Vec<EventData> 
     for event in events {
         let mut told = None;
         if let EventData::UsageReported(report) = &event {
-            add_usage(&mut totals, report);
+            add_usage(&mut totals, &state.base, report);
             // What a whole session cost is no word on this run.
             let of_session =
                 [Some(&report.scope), report.cost_scope.as_ref()].into_iter().flatten().any(|s| s == "session");

@@ -1,9 +1,9 @@
 //! From a command to events, or to a refusal that says why.
 
-use super::budget;
-use super::{Command, Ctx, ExitHow, Phase, RunState, Status, outcome};
+use super::{Command, Ctx, Exit, ExitHow, Phase, RunState, Status, budget, loss, outcome};
 use crate::event::{
-    EventData, ExitInfo, ProcessExited, RunAdopted, RunAttemptStarted, RunCancelled, RunFailed, RunStarted,
+    EventData, ExitInfo, MessageDiscarded, ProcessExited, RunAdopted, RunAttemptStarted, RunCancelled, RunFailed,
+    RunStarted,
 };
 use crate::id::AttemptNo;
 use crate::limits;
@@ -71,9 +71,23 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
         (Phase::Vacant, _) => Err(Rejection::NoSuchRun),
         (Phase::Ended { status }, _) => Err(Rejection::Ended { status: *status }),
 
-        (Phase::Queued, Command::StartAttempt { cause, budget_ms }) => {
+        (Phase::Queued, Command::StartAttempt { rung }) => {
             let attempt = AttemptNo::new(state.totals.attempts + 1);
-            Ok(vec![RunAttemptStarted { attempt, cause: cause.to_owned(), epoch: ctx.epoch, budget_ms }.into()])
+            let never_started = state.last_exit.as_ref().is_some_and(|exit| exit.how == "never_started");
+            let cause = match &state.loss {
+                _ if state.totals.attempts == 0 => "first",
+                Some(loss) if !never_started => loss.cause,
+                Some(_) | None => "never_started",
+            };
+            let begun = RunAttemptStarted {
+                attempt,
+                cause: cause.to_owned(),
+                epoch: ctx.epoch,
+                budget_ms: state.budget_left_ms,
+                rung,
+                lost: state.loss.as_ref().map(|loss| loss.lost.clone()),
+            };
+            Ok(vec![begun.into()])
         }
         (_, Command::StartAttempt { .. }) => Err(wrong("StartAttempt", state)),
 
@@ -123,35 +137,7 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
         },
 
         (Phase::Starting { attempt } | Phase::Running { attempt }, Command::Exit(exit)) => {
-            let mut totals = state.totals.clone();
-            totals.stdout_bytes = exit.stdout_bytes;
-            totals.stderr_bytes = exit.stderr_bytes;
-            let info = match exit.how {
-                ExitHow::Exited(code) => ExitInfo { code: Some(code), signal: None },
-                ExitHow::Signaled(signal) => ExitInfo { code: None, signal: Some(signal) },
-                ExitHow::NeverStarted { .. } | ExitHow::Lost => ExitInfo::default(),
-            };
-            let exited: EventData = ProcessExited {
-                attempt: *attempt,
-                exit: info.clone(),
-                how: how(&exit.how).to_owned(),
-                stop: exit.stop.as_str().to_owned(),
-                rusage: exit.rusage.clone(),
-                oom: (exit.oom_kills > 0).then_some(true),
-                killed_descendants: exit.killed_descendants,
-                unkilled: exit.unkilled.clone(),
-            }
-            .into();
-            let again = matches!(exit.how, ExitHow::NeverStarted { error: None })
-                && matches!(state.phase, Phase::Starting { .. })
-                && state.cancel.is_none()
-                && state.never_started + 1 < limits::NEVER_STARTED_MAX
-                && state.totals.attempts < limits::ATTEMPTS_MAX;
-            if again {
-                return Ok(vec![exited]);
-            }
-            let end = outcome::terminal(state, &exit, info, totals);
-            Ok([vec![exited], state.talk.end(state.in_session), vec![end]].concat())
+            Ok(exited(state, *attempt, &exit))
         }
         (_, Command::Exit(_)) => Err(wrong("Exit", state)),
 
@@ -161,6 +147,47 @@ pub fn decide(state: &RunState, command: Command, ctx: &Ctx) -> Result<Vec<Event
         }
         (_, Command::GiveUp(_)) => Err(wrong("GiveUp", state)),
     }
+}
+
+/// What the end of an attempt's process comes to: another attempt, or the run's end.
+fn exited(state: &RunState, attempt: AttemptNo, exit: &Exit) -> Vec<EventData> {
+    let mut totals = state.totals.clone();
+    totals.stdout_bytes += exit.stdout_bytes;
+    totals.stderr_bytes += exit.stderr_bytes;
+    let info = match exit.how {
+        ExitHow::Exited(code) => ExitInfo { code: Some(code), signal: None },
+        ExitHow::Signaled(signal) => ExitInfo { code: None, signal: Some(signal) },
+        ExitHow::NeverStarted { .. } | ExitHow::Lost => ExitInfo::default(),
+    };
+    let exited: EventData = ProcessExited {
+        attempt,
+        exit: info.clone(),
+        how: how(&exit.how).to_owned(),
+        stop: exit.stop.as_str().to_owned(),
+        rusage: exit.rusage.clone(),
+        oom: (exit.oom_kills > 0).then_some(true),
+        killed_descendants: exit.killed_descendants,
+        unkilled: exit.unkilled.clone(),
+        ran_ms: exit.ran_ms,
+        stdout_bytes: exit.stdout_bytes,
+        stderr_bytes: exit.stderr_bytes,
+    }
+    .into();
+    let again = matches!(exit.how, ExitHow::NeverStarted { error: None })
+        && matches!(state.phase, Phase::Starting { .. })
+        && state.cancel.is_none()
+        && state.never_started + 1 < limits::NEVER_STARTED_MAX
+        && state.totals.attempts < limits::ATTEMPTS_MAX;
+    if again {
+        return vec![exited];
+    }
+    if !outcome::is_proven(state, exit) && loss::fate(state, attempt, exit) == loss::Fate::GoesOn {
+        let reason = format!("attempt {attempt} was lost");
+        let discard = |id: &String| MessageDiscarded { message_id: id.clone(), reason: reason.clone() }.into();
+        return std::iter::once(exited).chain(state.open.messages().iter().map(discard)).collect();
+    }
+    let end = outcome::terminal(state, attempt, exit, info, totals);
+    [vec![exited], state.talk.end(state.in_session), vec![end]].concat()
 }
 
 fn wrong(command: &'static str, state: &RunState) -> Rejection {

@@ -3,13 +3,14 @@
 //! A proven success beats a stop; a stop that was begun before the end decides otherwise; then the source's own word,
 //! then the exit status. Nothing that is not proven is shown as a success.
 
-use super::{Exit, ExitHow, RunState, Stop};
+use super::{Exit, ExitHow, RunState, Stop, loss};
 use crate::event::{
     BudgetExceeded, Driver, EventData, ExitInfo, Failure, RunCancelled, RunCompleted, RunFailed, Totals,
 };
+use crate::id::AttemptNo;
 
 /// The terminal event of a run whose last attempt ended like `exit`.
-pub(super) fn terminal(state: &RunState, exit: &Exit, info: ExitInfo, totals: Totals) -> EventData {
+pub(super) fn terminal(state: &RunState, attempt: AttemptNo, exit: &Exit, info: ExitInfo, totals: Totals) -> EventData {
     let info = Some(info);
     if let Some(reason) = proof(state, exit) {
         return RunCompleted { reason: reason.to_owned(), exit: info, totals }.into();
@@ -30,9 +31,20 @@ pub(super) fn terminal(state: &RunState, exit: &Exit, info: ExitInfo, totals: To
         let reason = state.cancel.as_ref().map_or_else(|| "cancel".to_owned(), |c| c.by.clone());
         return RunCancelled { reason, exit: exit_info, totals }.into();
     }
-    let (code, message) = failure(state, exit);
+    let (code, message) = match (loss::fate(state, attempt, exit), failure(state, exit)) {
+        // Where an attempt could not go on, its own words say more.
+        (loss::Fate::GivenUp(why), (_, message)) if !matches!(exit.how, ExitHow::Exited(_)) => {
+            ("lost".to_owned(), format!("{message}; {why}"))
+        }
+        (_, failure) => failure,
+    };
     let error = Failure { code, message, stderr_tail: exit.stderr_tail.clone() };
     RunFailed { error, exit: exit_info, totals }.into()
+}
+
+/// Whether a success is proven.
+pub(super) fn is_proven(state: &RunState, exit: &Exit) -> bool {
+    proof(state, exit).is_some()
 }
 
 /// What proves a success, if anything does.

@@ -42,6 +42,8 @@ fn created(driver: Driver) -> EventData {
         tags: [].into(),
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
+        on_lost: longhaul_model::event::OnLost::Fail,
+        resumed_from: None,
     }
     .into()
 }
@@ -88,8 +90,15 @@ fn completed() -> EventData {
 fn one_of_each() -> Vec<EventData> {
     vec![
         created(Driver::Harness),
-        RunAttemptStarted { attempt: AttemptNo::new(1), cause: "first".into(), epoch: Epoch::new(1), budget_ms: 1 }
-            .into(),
+        RunAttemptStarted {
+            attempt: AttemptNo::new(1),
+            cause: "first".into(),
+            epoch: Epoch::new(1),
+            budget_ms: 1,
+            rung: None,
+            lost: None,
+        }
+        .into(),
         ProcessStarted {
             attempt: AttemptNo::new(1),
             pid: 7,
@@ -125,9 +134,16 @@ fn one_of_each() -> Vec<EventData> {
         RunCancelRequested { by: "cli".into(), reason: Some("enough".into()) }.into(),
         RunAttemptStarted {
             attempt: AttemptNo::new(2),
-            cause: "never_started".into(),
+            cause: "killed_by_signal".into(),
             epoch: Epoch::new(2),
             budget_ms: 1,
+            rung: Some(Rung::NativeResume),
+            lost: Some(Lost {
+                attempt: AttemptNo::new(1),
+                tools: vec![LostTool { call_id: "c3".into(), name: "Bash".into() }],
+                messages: vec![],
+                unlisted: 0,
+            }),
         }
         .into(),
         VerdictReported { success: true, error: None }.into(),
@@ -141,6 +157,9 @@ fn one_of_each() -> Vec<EventData> {
             oom: None,
             killed_descendants: 1,
             unkilled: vec![9],
+            ran_ms: 0,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
         }
         .into(),
     ]
@@ -153,7 +172,7 @@ fn an_agent_on_a_terminal() {
     let text = shown(TERMINAL, Taste::default(), events);
     let want = "«let me »«think»«\n»«\n»Hello there.\n«\n»«▸ Bash  echo hi\n»«  ✓ hi\n»«    second\n»«    third\n»\
         «    … 2 more lines\n»«▸ Bash  false\n»«▸ Bash\n»«  ✗ (an earlier call) nope\n»«  │ from a subagent\n»«\n»Bye\n«\n»\
-        «! ten silent minutes\n»«cancel requested by cli: enough\n»«attempt 2 (never_started)\n»\
+        «! ten silent minutes\n»«cancel requested by cli: enough\n»«attempt 2 (killed_by_signal, native_resume)\n»«! nobody saw the end of Bash: it may have taken effect\n»\
         «! could not be killed: process 9\n»\
         «✓ completed in 25s · 2 tool calls · 1,234 tokens in · 56 out · $0.0123 · 1 line not understood\n»";
     assert_eq!(text, want);
