@@ -118,7 +118,9 @@ mod tests {
     /// The events of an attempt, folded in, in short.
     fn step(talk: &mut Talk, policy: &Policy, attempt: u32, events: Vec<EventData>) -> Vec<String> {
         let events = fit(talk, policy, AttemptNo::new(attempt), "/work", events);
-        events.iter().for_each(|event| talk.evolve(event));
+        for event in &events {
+            talk.evolve(event);
+        }
         let told = |event: &EventData| match event {
             EventData::ApprovalRequested(d) => format!("{} asked", d.approval_id),
             EventData::ApprovalAnswered(d) => {
