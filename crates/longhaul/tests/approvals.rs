@@ -356,6 +356,30 @@ async fn a_message_reaches_a_live_agent_once() {
     assert_eq!((status, &late["error"]["code"]), (409, &json!("run_ended")), "{late}");
 }
 
+/// An agent that has given its result and not noticed a message yet is not let go: it may still ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_at_rest_is_kept_while_a_message_is_on_its_way() {
+    let stage = Stage::new().await;
+    stage.start("r", "deaf go\nsay hi\nwait sent\nrest\ntake\ntake\nask q1 make", json!({})).await;
+    until("it to work", async || (stage.server.run("r").await["output_text"] == "hi").then_some(())).await;
+    assert_eq!(stage.server.post("/v1/runs/r/input", &json!({ "text": "one more" })).await.0, 202);
+    std::fs::write(stage.work.join("r/sent"), "").unwrap();
+    until("its result", async || {
+        stage.server.events("r").await.iter().any(|event| event["type"] == "verdict.reported").then_some(())
+    })
+    .await;
+    let (status, answer) = stage.server.post("/v1/runs/r/input", &json!({ "text": "another" })).await;
+    assert_eq!((status, &answer["delivery"]), (202, &json!("live")), "{answer}");
+    std::fs::write(stage.work.join("r/go"), "").unwrap();
+    stage.question("r", 1, "open").await;
+    assert_eq!(stage.answer("r", "1", &json!({ "decision": "allow" })).await.0, 200);
+    let run = stage.server.end("r").await;
+    assert_eq!(
+        (&run["status"], &run["output_text"]),
+        (&json!("completed"), &json!("hi\n\ntook one more\n\ntook another\n\nq1: allow"))
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_cannot_reach_the_agent_is_for_the_next_turn_or_refused() {
     let stage = Stage::new().await;
