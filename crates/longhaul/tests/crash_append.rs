@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longhaul_engine::{DiskFloor, Engine, NewRun, Options, Origin, PlaceLimits, Retention, Sealed};
+use longhaul_engine::{DiskFloor, Engine, NewRun, Options, PlaceLimits, Retention, Sealed};
 use longhaul_harness::Permissions;
 use longhaul_model::event::{Event, EventData, OnLost};
 use longhaul_model::time::Clock;
@@ -104,6 +104,10 @@ fn request(script: Script, dir: &Path) -> NewRun {
         permissions: Permissions::Cli,
         allowed_tools: vec![],
         turns_max: None,
+        approvals: None,
+        budget: longhaul_model::event::Budget::default(),
+        contained: longhaul_engine::Contained::default(),
+        trace: None,
         idle_ms: None,
         timeout_ms: 60_000,
         new_session: String::new(),
