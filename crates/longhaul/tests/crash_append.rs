@@ -58,6 +58,7 @@ enum Script {
 
 /// It calls itself codex, and kills itself unless it goes on with its session.
 const LOST: &str = r#"#!/bin/sh
+case "$1" in --version) echo codex-cli 0.169.0; exit;; esac
 cat > /dev/null
 echo "$*" >> "$STARTS"
 echo '{"type":"thread.started","thread_id":"t-1"}'

@@ -62,7 +62,12 @@ async fn a_second_server_names_the_first_and_touches_nothing() {
     server.sh("r", "exec sleep 600").await;
     let pid = server.status("r", "running").await["pid"].clone();
     let address = info(&server).address;
-    let before = files(&server.data());
+    // The variables go once the agent has them.
+    let before = support::until("the shim to be done with its start", async || {
+        let files = files(&server.data());
+        (!files.keys().any(|name| name.ends_with("/env"))).then_some(files)
+    })
+    .await;
 
     for listen in ["127.0.0.1:0", &address] {
         let (output, took) = refused(&server.data(), listen, &[]);

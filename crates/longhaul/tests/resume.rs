@@ -16,6 +16,7 @@ use support::{Server, assert_log, assert_no_process, until};
 /// A program that calls itself codex. Each start says so in `starts`, keeps its prompt, opens a tool call and stays in it until
 /// `go-N` is there; one that finds an earlier one alive says so too.
 const CODEX: &str = r#"#!/bin/sh
+case "$1" in --version) echo codex-cli 0.169.0; exit;; esac
 dir=@DIR@
 for pid in $(cut -d' ' -f1 $dir/starts 2>/dev/null); do
   case "$(cut -d' ' -f3 /proc/$pid/stat 2>/dev/null)" in ''|Z|X) ;; *) echo $pid >> $dir/overlap;; esac

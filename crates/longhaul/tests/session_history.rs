@@ -12,11 +12,13 @@ use support::{LONGHAUL, Server, until};
 
 /// Speaks as Claude does, and waits while the prompt says so and no file of that name is there.
 const AGENT: &str = r#"#!/bin/sh
+case "$1" in --version) echo "2.1.329 (Claude Code)"; exit;; esac
 while [ $# -gt 0 ]; do
   case "$1" in --session-id|--resume) id=$2 ;; esac
   shift
 done
-prompt=$(cat)
+read -r line
+prompt=$(printf '%s' "$line" | sed 's/.*"text":"\([^"]*\)".*/\1/')
 echo '{"type":"system","subtype":"init","session_id":"'"$id"'"}'
 case "$prompt" in wait*) : > "ready-${prompt#wait }"; while [ ! -e "${prompt#wait }" ]; do sleep 0.05; done ;; esac
 echo '{"type":"assistant","message":{"id":"m-'"$$"'","role":"assistant","content":[{"type":"text","text":"heard: '"$prompt"'"}]},"session_id":"'"$id"'"}'

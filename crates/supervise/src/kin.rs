@@ -76,13 +76,16 @@ fn climb(pid: i32) -> io::Result<Option<Vec<Sign>>> {
     Err(io::Error::other(format!("process {pid} has more than {} ancestors", limits::ANCESTRY_MAX)))
 }
 
-/// The attempt's directory, if the process is a shim by its command line.
+/// The attempt's directory, if the process is a shim by its command line, which names it from the shim's own directory.
 fn shim_dir(pid: i32) -> Option<PathBuf> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0);
     let (_, verb, dir) = (words.next()?, words.next()?, words.next()?);
     let dir = Path::new(std::ffi::OsStr::from_bytes(dir));
-    (verb == shim::VERB.as_bytes() && dir.is_absolute()).then(|| dir.to_owned())
+    if verb != shim::VERB.as_bytes() || dir.as_os_str().is_empty() {
+        return None;
+    }
+    Some(fs::read_link(format!("/proc/{pid}/cwd")).ok()?.join(dir))
 }
 
 /// A process that holds the socket with this inode; the newest processes are looked at first, since who asks for
