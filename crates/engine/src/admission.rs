@@ -22,6 +22,7 @@ pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>)
         permissions: sealed.permissions,
         allowed_tools: &sealed.allowed_tools,
         turns_max: sealed.turns_max,
+        cwd: &sealed.cwd.to_string_lossy(),
         new_session: &sealed.new_session,
         resume,
     };

@@ -62,6 +62,8 @@ pub struct Request<'a> {
     pub allowed_tools: &'a [String],
     /// Model turns after which the CLI gives up, at least 1.
     pub turns_max: Option<u32>,
+    /// The directory the work happens in, absolute.
+    pub cwd: &'a str,
     /// A fresh UUID for the source's own session, where its CLI lets us choose; empty if there is none.
     pub new_session: &'a str,
     /// The source's own session to go on with, instead of a new one.
