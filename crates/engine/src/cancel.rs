@@ -12,7 +12,7 @@ use crate::error::CancelError;
 use crate::owner::Message;
 
 /// The kind of operations' records.
-const OPERATION: &str = "operation";
+pub(crate) const OPERATION: &str = "operation";
 
 /// A caller's name for one operation: a repeat returns the first answer.
 #[derive(Debug, Clone, PartialEq, Eq)]

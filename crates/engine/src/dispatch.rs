@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use longhaul_harness::Harness;
-use longhaul_model::event::{EventData, RunCreated, Warning};
+use longhaul_model::event::{EventData, InputDelivered, RunCreated, Warning};
 use longhaul_model::projection::Projection;
 use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, event};
 use longhaul_store::{Commit, CommitError, RecordWrite};
@@ -149,9 +149,12 @@ impl Engine {
             Some(key) => Some(self.session_lock(key).lock().await),
             None => None,
         };
-        let session = match &session_key {
-            Some(key) => Some(self.join(key, &new.key, &mut new.harness, &mut new.sealed).await?),
-            None => None,
+        let (session, said) = match &session_key {
+            Some(key) => {
+                let (session, said) = self.join(key, &new.key, &mut new.harness, &mut new.sealed).await?;
+                (Some(session), said)
+            }
+            None => (None, vec![]),
         };
         if let Some(session) = session.as_ref().filter(|_| new.harness.is_empty()) {
             return Err(DispatchError::SessionNew { session: session.id.clone() });
@@ -199,7 +202,7 @@ impl Engine {
             (None, None) => (None, Line::Waits(self.inner.places.wait(who)?)),
         };
         let _making = self.inner.making.read().await;
-        let accepted = self.accept(&new, harness, &dir, own_cwd, session.as_ref()).await;
+        let accepted = self.accept(&new, harness, &dir, own_cwd, session.as_ref(), said).await;
         if let (Err(error), Some(session)) = (&accepted, &session)
             && !matches!(error, DispatchError::Commit(CommitError::Unknown(_)))
             && session.turns == 1
@@ -222,6 +225,7 @@ impl Engine {
         dir: &str,
         own_cwd: bool,
         session: Option<&Session>,
+        said: Vec<String>,
     ) -> Result<(StreamId, Doc), DispatchError> {
         let created = RunCreated {
             project: new.key.project.clone(),
@@ -237,6 +241,7 @@ impl Engine {
             timeout_ms: new.sealed.timeout_ms,
         };
         let mut data: Vec<EventData> = vec![created.into()];
+        data.extend(said.into_iter().map(|input_id| InputDelivered { input_id }.into()));
         data.extend(new.warnings.iter().cloned().map(EventData::from));
         let now = self.now();
         let encoder = event::Encoder::new(&new.key.run, now, harness.name());

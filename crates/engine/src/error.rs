@@ -131,6 +131,86 @@ pub enum CancelError {
     Store(#[from] StoreError),
 }
 
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// There is no such run.
+    #[error("there is no such run")]
+    NotFound,
+    /// The run was deleted.
+    #[error("the run was deleted")]
+    Gone,
+    /// The run is over, or about to be.
+    #[error("the run is over, or is being cancelled")]
+    Ended,
+    /// Its agent takes no messages while it works, and it is no turn of a session.
+    #[error("{harness} takes no messages while it works, and the run is no turn of a session")]
+    NoChannel {
+        /// The harness.
+        harness: String,
+    },
+    /// Too many wait already.
+    #[error("{waiting} messages wait already")]
+    Full {
+        /// How many.
+        waiting: usize,
+    },
+    /// The operation id was used with another body.
+    #[error("the operation id was used with another body")]
+    OperationConflict,
+    /// The server is stopping; the next one takes the message.
+    #[error("the server is stopping")]
+    Draining,
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an answer was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// There is no such run.
+    #[error("there is no such run")]
+    RunNotFound,
+    /// The run was deleted.
+    #[error("the run was deleted")]
+    Gone,
+    /// The run asked no such question.
+    #[error("the run asked no such question")]
+    NotFound,
+    /// It is answered otherwise, or nobody waits for the answer any more.
+    #[error("the question is {status}")]
+    Settled {
+        /// Where it stands.
+        status: String,
+        /// The answer it has.
+        decision: Option<longhaul_model::event::Decision>,
+    },
+    /// The answerer believes to answer something else.
+    #[error("the question is another one")]
+    Digest {
+        /// The question's.
+        expected: String,
+        /// The answerer's.
+        received: String,
+    },
+    /// The operation id was used with another body.
+    #[error("the operation id was used with another body")]
+    OperationConflict,
+    /// The server is stopping; the next one takes the answer.
+    #[error("the server is stopping")]
+    Draining,
+    /// The store refused.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Why a session was not deleted.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionEraseError {

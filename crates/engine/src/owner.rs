@@ -24,6 +24,7 @@ mod commit;
 mod control;
 mod finish;
 mod ingest;
+mod people;
 mod wire;
 
 use std::panic::AssertUnwindSafe;
@@ -33,12 +34,14 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 
 use longhaul_model::event::{EventData, Failure, RunCancelRequested};
+use longhaul_model::policy::Policy;
 use longhaul_model::run::{Command, Ctx, Phase, RunState, decide};
 use longhaul_model::{Event, Seq, Timestamp};
 use longhaul_store::{Commit, ReadLimit, RecordWrite, StoreError, Urgency};
 use tokio::sync::{mpsc, oneshot};
 
 use self::commit::Refused;
+pub(crate) use self::people::{NewAnswer, NewInput};
 use crate::cursor::Cursor;
 use crate::engine::Engine;
 use crate::error::CancelError;
@@ -47,7 +50,7 @@ use crate::places::{Place, Wait};
 use crate::recovery::Fate;
 use crate::view::{Live, Shared};
 
-/// Questions to one owner that wait: cancels only, and a repeated cancel is the same cancel.
+/// Questions to one owner that wait; whoever asks waits for room.
 const INBOX_MAX: usize = 64;
 
 /// How often a refused commit is tried again, and how soon a broken owner starts over.
@@ -64,6 +67,10 @@ const POISON_MAX: u32 = 3;
 pub(crate) enum Message {
     /// Record that the run shall end.
     Cancel { intent: RunCancelRequested, records: Vec<RecordWrite>, reply: oneshot::Sender<Result<bool, CancelError>> },
+    /// Say something to the agent.
+    Input(NewInput),
+    /// Answer a question of the agent.
+    Answer(NewAnswer),
 }
 
 /// Why an owner lets go before its run is over.
@@ -121,6 +128,8 @@ pub(crate) struct Owner {
     cursor: Option<Cursor>,
     /// The channel of the attempt that is followed, if it has one.
     wire: Option<wire::Wire>,
+    /// The rules by which the agent's questions are answered, once they were needed.
+    policy: Option<Policy>,
     /// Why the output of this run is not read any more: it was tried several times and broke each time.
     poison: Option<String>,
     /// When this server first saw the process live.
@@ -148,6 +157,7 @@ impl Owner {
             last_ts: Timestamp::default(),
             cursor: None,
             wire: None,
+            policy: None,
             poison: None,
             seen_live: None,
             stop_begun: None,
@@ -369,7 +379,11 @@ impl Owner {
 
     /// Answers a question; the caller acts on a cancel by looking at the state.
     async fn answer(&mut self, message: Message) -> Result<(), LetGo> {
-        let Message::Cancel { intent, records, reply } = message;
+        let (intent, records, reply) = match message {
+            Message::Cancel { intent, records, reply } => (intent, records, reply),
+            Message::Input(new) => return self.take_input(new).await,
+            Message::Answer(new) => return self.take_answer(new).await,
+        };
         let events = decide(&self.state, Command::RequestCancel(intent), &self.ctx()).unwrap_or_default();
         let requested = !events.is_empty();
         if !requested {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use longhaul_harness::Permissions;
 use longhaul_model::RunKey;
+use longhaul_model::policy::Policy;
 use serde::{Deserialize, Serialize};
 
 /// The version of the file's form.
@@ -50,6 +51,9 @@ pub struct Sealed {
     pub permissions: Permissions,
     /// Tools it may use without asking.
     pub allowed_tools: Vec<String>,
+    /// Rules by which its questions are answered, where it asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Policy>,
     /// Turns at most.
     pub turns_max: Option<u32>,
     /// Silence at most, milliseconds.

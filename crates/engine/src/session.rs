@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use longhaul_model::{ProjectId, RunId, RunKey, SessionId, Timestamp};
+use longhaul_model::{ProjectId, RunId, RunKey, SessionId, Timestamp, limits};
 use longhaul_store::{Commit, RecordKey, RecordWrite, StoreError, Urgency};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -70,6 +70,18 @@ pub struct Session {
     pub created_at: Timestamp,
     /// The turn that was accepted last.
     pub last_run: RunId,
+    /// Messages that came for a turn and go in front of the next one's prompt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending: Vec<PendingInput>,
+}
+
+/// A message for the next turn.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PendingInput {
+    /// Its id.
+    pub input_id: String,
+    /// What it says.
+    pub text: String,
 }
 
 impl Session {
@@ -77,6 +89,29 @@ impl Session {
     pub(crate) fn write(&self, key: &SessionKey) -> RecordWrite {
         let value = serde_json::to_vec(self).unwrap_or_default();
         RecordWrite { key: key.record(), value: Some(value.into()), only_new: false }
+    }
+
+    /// Keeps messages for the next turn.
+    pub(crate) fn hand_on(&mut self, inputs: Vec<(String, String)>) {
+        self.pending.extend(inputs.into_iter().map(|(input_id, text)| PendingInput { input_id, text }));
+    }
+
+    /// Puts the messages that came for this turn in front of its prompt, as many as it has room for, and names them.
+    fn say_pending(&mut self, sealed: &mut Sealed) -> Vec<String> {
+        let mut room = limits::PROMPT_BYTES_MAX.saturating_sub(sealed.prompt.as_ref().map_or(usize::MAX, String::len));
+        let fit = self.pending.iter().take_while(|input| {
+            let fits = input.text.len() + 2 <= room;
+            room = room.saturating_sub(input.text.len() + 2);
+            fits
+        });
+        let count = fit.count();
+        let said: Vec<PendingInput> = self.pending.drain(..count).collect();
+        for input in said.iter().rev() {
+            for prompt in [&mut sealed.prompt, &mut sealed.turn].into_iter().flatten() {
+                *prompt = format!("{}\n\n{prompt}", input.text);
+            }
+        }
+        said.into_iter().map(|input| input.input_id).collect()
     }
 
     fn decode(key: &str, bytes: &[u8]) -> Result<Self, StoreError> {
@@ -196,7 +231,7 @@ impl Engine {
         run: &RunKey,
         harness: &mut String,
         sealed: &mut Sealed,
-    ) -> Result<Session, DispatchError> {
+    ) -> Result<(Session, Vec<String>), DispatchError> {
         if let Some(mut session) = self.session(key).await? {
             if harness.is_empty() {
                 harness.clone_from(&session.harness);
@@ -204,13 +239,14 @@ impl Engine {
             session.bind(harness, sealed)?;
             session.turns += 1;
             session.last_run = run.run.clone();
-            return Ok(session);
+            let said = session.say_pending(sealed);
+            return Ok((session, said));
         }
         let dir = sealed.cwd.as_os_str().is_empty().then(|| format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()));
         if let Some(dir) = &dir {
             sealed.cwd = self.work_dir(dir);
         }
-        Ok(Session {
+        let session = Session {
             v: VERSION,
             id: key.id.clone(),
             project: key.project.clone(),
@@ -223,7 +259,9 @@ impl Engine {
             turns: 1,
             created_at: self.now(),
             last_run: run.run.clone(),
-        })
+            pending: vec![],
+        };
+        Ok((session, vec![]))
     }
 
     /// Whether the turn is shaped otherwise than the session's first one.

@@ -85,6 +85,15 @@ impl Engine {
             Status::BindingSession | Status::Running if run.cancel_requested.is_some() => {
                 ("is being stopped; its process tree is not gone yet".to_owned(), "longhaul", run.updated_at, deadline)
             }
+            Status::BindingSession | Status::Running if run.open_approvals().next().is_some() => {
+                let open: Vec<_> = run.open_approvals().collect();
+                for seen in &open {
+                    facts.push(format!("question {} is about {} ({})", seen.approval_id, seen.tool, seen.digest));
+                }
+                facts.push(format!("answer with: longhaul approve {} or longhaul deny {}", key.run, key.run));
+                let cause = format!("waits for an approval of {}", open[0].tool);
+                (cause, "operator", open[0].requested_at, deadline)
+            }
             Status::BindingSession | Status::Running => {
                 let pid = run.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 (format!("the agent works{pid}"), "agent", run.started_at.unwrap_or(run.created_at), deadline)

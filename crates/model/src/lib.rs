@@ -9,6 +9,7 @@ pub mod canonical;
 pub mod event;
 pub mod id;
 pub mod limits;
+pub mod policy;
 pub mod projection;
 pub mod run;
 pub mod time;

@@ -378,7 +378,7 @@ impl Owner {
             }
             self.enforce(dir).await;
             self.open_wire(dir).await?;
-            self.talk(&mut control, &source).await?;
+            self.talk(attempt, &mut control, &source).await?;
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Err(LetGo::Draining),

@@ -45,13 +45,15 @@ impl Owner {
         let (mut events, mut records) = (events, records);
         let session = self.shared.with_doc(|doc| crate::engine::session_key(&self.shared.key, doc));
         let bound = session.as_ref().and_then(|session| bind(session, &mut events));
+        let handed_on = self.handed_on(&events);
         let engine = self.engine.clone();
-        let _session_alone = match (&session, bound) {
-            (Some(session), Some(source)) => {
+        let _session_alone = match &session {
+            Some(session) if bound.is_some() || !handed_on.is_empty() => {
                 let alone = engine.session_lock(session).lock().await;
                 let known = engine.session(session).await.map_err(|error| Refused::LetGo(error.into()))?;
                 if let Some(mut known) = known {
-                    known.source_session_id = Some(source);
+                    known.source_session_id = bound.or(known.source_session_id);
+                    known.hand_on(handed_on);
                     records.push(known.write(session));
                 }
                 Some(alone)

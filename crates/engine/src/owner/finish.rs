@@ -81,6 +81,8 @@ impl Owner {
                 }
             }
         }
+        let settled = self.settle_talk(attempt, dir, &record, &last).await;
+        last.extend(settled);
         exit.stderr_tail = stderr_tail(dir);
         if record.output_lost_bytes > 0 {
             let warning = Warning {

@@ -45,6 +45,11 @@ impl Source {
         self.0.as_ref().is_some_and(|open| open.parser.at_rest())
     }
 
+    /// What says this to the agent, if it can be said now.
+    pub(super) fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
+        self.0.as_ref()?.parser.input(input_id, text)
+    }
+
     /// The protocol's own cancel, if it depends on what the agent said.
     pub(super) fn interrupt(&self) -> Option<Vec<u8>> {
         self.0.as_ref()?.parser.interrupt()
@@ -155,6 +160,7 @@ impl Owner {
         if ended.is_some() && !more {
             open.parser.end(&mut events);
         }
+        let events = self.fit(attempt, events);
         let replies = open.parser.take_replies();
         let cursor = Cursor::new(attempt, after, &*open.parser);
         Ok((Source(Some(open)), Some(Piece { events, replies, cursor, more })))

@@ -20,7 +20,6 @@ use longhaul_harness::{Channel, Frame, Prepared, Reply};
 use longhaul_supervise::{Appended, AttemptDir, InputError, InputLog, Stdin};
 use serde::{Deserialize, Serialize};
 
-use super::control::Control;
 use super::ingest::Source;
 use super::{LetGo, Owner};
 
@@ -113,6 +112,11 @@ impl Wire {
     /// Whether no more input is taken.
     pub(super) fn is_closed(&self) -> bool {
         self.log.as_ref().is_some_and(InputLog::is_closed)
+    }
+
+    /// Whether what is written now would reach the agent, as far as is known.
+    pub(super) fn hears(&self) -> bool {
+        !self.is_closed() && !(self.closes_itself && self.rests_since.is_some())
     }
 
     /// Whether the agent says itself which messages it has.
@@ -227,30 +231,23 @@ impl Owner {
         Ok(true)
     }
 
-    /// Says to a live agent what is to be said: lets it go once it has dealt with everything.
-    pub(super) async fn talk(&mut self, control: &mut Control, source: &Source) -> Result<(), LetGo> {
-        if self.wire.is_none() {
-            return Ok(());
-        }
-        let mut wrote = false;
-        if self.is_to_go(source) {
-            wrote |= self.append(What::Close).await? == Wrote::There;
-        }
-        if wrote && let Err(error) = control.input().await {
-            tracing::debug!(run = %self.shared.key, %error, "could not tell a shim of input; it looks by itself");
-        }
-        Ok(())
+    /// Ends the agent's input.
+    pub(super) async fn close_input(&mut self) -> Result<Wrote, LetGo> {
+        self.append(What::Close).await
     }
 
     /// Whether the agent waits for input that will not come.
-    fn is_to_go(&mut self, source: &Source) -> bool {
+    pub(super) fn is_to_go(&mut self, source: &Source) -> bool {
         let stops = self.stop_wanted().is_some();
         let Some(wire) = &mut self.wire else { return false };
-        if wire.closes_itself || wire.is_closed() || !source.at_rest() {
+        if !source.at_rest() {
             wire.rests_since = None;
             return false;
         }
         let since = *wire.rests_since.get_or_insert_with(Instant::now);
+        if wire.closes_itself || wire.is_closed() {
+            return false;
+        }
         let told = self.state.talk.inputs.is_empty() || since.elapsed() > REST_MAX;
         stops || told
     }

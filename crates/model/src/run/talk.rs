@@ -44,7 +44,8 @@ impl Talk {
         self.approvals.iter().filter(|a| a.answer.is_none())
     }
 
-    pub(super) fn evolve(&mut self, event: &EventData) {
+    /// Folds an event in.
+    pub fn evolve(&mut self, event: &EventData) {
         match event {
             EventData::ApprovalRequested(d) => {
                 self.asked += 1;
