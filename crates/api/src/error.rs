@@ -73,6 +73,8 @@ codes! {
         "There is no run with this id in this project.";
     UnknownSession = "unknown_session", 404, "not_found_error", false,
         "There is no session with this id in this project.";
+    ApprovalNotFound = "approval_not_found", 404, "not_found_error", false,
+        "The run's agent asked no question of this number.";
     RouteNotFound = "route_not_found", 404, "not_found_error", false,
         "There is nothing at this path.";
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
@@ -93,6 +95,14 @@ codes! {
         "The run is not over; cancel it first.";
     RunCancelled = "run_cancelled", 409, "conflict_error", false,
         "The run was cancelled before it gave an answer.";
+    RunEnded = "run_ended", 409, "conflict_error", false,
+        "The run is over or being cancelled: its agent takes no more messages.";
+    NoInputChannel = "no_input_channel", 409, "conflict_error", false,
+        "The agent takes no messages while it works, and the run is no turn of a session.";
+    ApprovalSettled = "approval_settled", 409, "conflict_error", false,
+        "The question has another answer already, or nobody waits for one any more.";
+    ApprovalConflict = "approval_conflict", 409, "conflict_error", false,
+        "The answer is for another call than the question is about; both digests are given.";
     CursorExpired = "cursor_expired", 410, "gone_error", false,
         "Events after the cursor are no longer kept; `earliest` is the first that is.";
     LogExpired = "log_expired", 410, "gone_error", false,
@@ -107,6 +117,8 @@ codes! {
         "No place became free in time; nothing was started.";
     SessionQueueFull = "session_queue_full", 429, "rate_limit_error", true,
         "Too many runs of the session wait already; nothing was started.";
+    InputQueueFull = "input_queue_full", 429, "rate_limit_error", true,
+        "Too many messages wait for the agent already; nothing was stored.";
     QueueFull = "queue_full", 503, "rate_limit_error", true,
         "The queue is full; nothing was started.";
     Draining = "draining", 503, "server_error", true,

@@ -9,8 +9,10 @@ pub mod request;
 pub mod server;
 pub mod snapshot;
 pub mod sse;
+pub mod talk;
 
 pub use error::{ErrorBody, ErrorCode, Problem};
 pub use request::{OnCwdBusy, OnDisconnect, OnLost, Permissions, RunRequest};
 pub use server::{LiveProof, ServerInfo};
 pub use snapshot::{CancelReply, EventList, Links, Queue, RunList, Snapshot, Why};
+pub use talk::{Approval, ApprovalList, InputReply, OpenApproval};

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+use longhaul_model::policy::Policy;
 use longhaul_model::{ProjectId, RunId, SessionId, canonical, limits};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
@@ -34,6 +35,8 @@ pub enum Permissions {
     Edit,
     /// Everything. Never a default.
     Full,
+    /// What the CLI would ask for at a terminal, it asks people for.
+    Ask,
 }
 
 /// What happens to a run whose process was lost before its end.
@@ -141,6 +144,8 @@ pub struct RunRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub permissions: Option<Permissions>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Policy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub allowed_tools: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mcp: Option<Value>,
@@ -183,6 +188,7 @@ impl RunRequest {
         "captured_env",
         "effort",
         "permissions",
+        "approvals",
         "allowed_tools",
         "mcp",
         "response_format",
@@ -238,6 +244,9 @@ impl RunRequest {
                     return Err(Problem::invalid(param, format!("{param} must be text without control characters")));
                 }
             }
+        }
+        if let Some(policy) = &self.approvals {
+            self.check_policy(policy)?;
         }
         if self.prompt.is_some() && self.messages.is_some() {
             return Err(Problem::invalid("messages", "give either prompt or messages, not both"));
@@ -300,6 +309,28 @@ impl RunRequest {
                         limits::TAG_BYTES_MAX
                     ),
                 ));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_policy(&self, policy: &Policy) -> Result<(), Problem> {
+        if self.permissions != Some(Permissions::Ask) {
+            return Err(Problem::invalid("approvals", "approvals are for permissions ask"));
+        }
+        if policy.rules.len() > limits::APPROVAL_RULES_MAX {
+            let text = format!("at most {} rules are allowed", limits::APPROVAL_RULES_MAX);
+            return Err(Problem::invalid("approvals.rules", text));
+        }
+        for (at, rule) in policy.rules.iter().enumerate() {
+            let texts = [Some(&rule.tool), rule.pattern.as_ref(), rule.reason.as_ref()];
+            let long = texts.into_iter().flatten().any(|text| text.len() > limits::APPROVAL_RULE_BYTES_MAX);
+            if rule.tool.is_empty() || long {
+                let text = format!(
+                    "a rule names a tool, and each of its texts has at most {} bytes",
+                    limits::APPROVAL_RULE_BYTES_MAX
+                );
+                return Err(Problem::invalid(format!("approvals.rules[{at}]"), text));
             }
         }
         Ok(())

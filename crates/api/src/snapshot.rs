@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
+use crate::talk::OpenApproval;
+
 /// A queued run's place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Queue {
@@ -74,6 +76,9 @@ pub struct Snapshot {
     pub cancel_requested: bool,
     #[serde(default)]
     pub readers: usize,
+    /// What waits for an answer.
+    #[serde(default)]
+    pub approvals: Vec<OpenApproval>,
     pub tool_calls: u64,
     pub unknown_lines: u64,
     pub warnings: u32,
@@ -122,6 +127,7 @@ impl Snapshot {
             digest: run.digest.clone(),
             cancel_requested: run.cancel_requested.is_some(),
             readers: 0,
+            approvals: run.open_approvals().map(OpenApproval::from).collect(),
             tool_calls: run.totals.tool_calls,
             unknown_lines: run.totals.unknown_lines,
             warnings: run.warnings,

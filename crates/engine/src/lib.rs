@@ -18,6 +18,7 @@ mod lanes;
 mod owner;
 mod people;
 mod places;
+mod questions;
 mod recovery;
 mod retention;
 mod sealed;

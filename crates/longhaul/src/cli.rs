@@ -3,6 +3,7 @@
 //! Job: parse, find the server, call it, show the answer, give the exit status of DESIGN 9.
 //! Owns: the two output streams and the reading of the environment. Never: touches a run but through the server.
 
+mod approve;
 mod args;
 mod attach;
 mod cancel;
@@ -24,6 +25,7 @@ mod request;
 mod rm;
 mod run;
 mod screen;
+mod send;
 mod serve;
 mod server;
 mod session;

@@ -4,6 +4,7 @@
 //! Owns: nothing but what a request needs. Never: touches a process or a file of a run but through the engine; starts
 //! a timer whose end touches a run.
 
+mod approvals;
 mod cancel;
 mod chat;
 mod chat_retry;
@@ -12,6 +13,7 @@ mod dialect;
 mod door;
 mod events;
 mod feed;
+mod input;
 mod log;
 mod models;
 mod openapi;
@@ -80,6 +82,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/runs/{id}/events", &["get"]),
     ("/v1/runs/{id}/log", &["get"]),
     ("/v1/runs/{id}/cancel", &["post"]),
+    ("/v1/runs/{id}/input", &["post"]),
+    ("/v1/runs/{id}/approvals", &["get"]),
+    ("/v1/runs/{id}/approvals/{approval_id}", &["post"]),
     ("/v1/runs/{id}/why", &["get"]),
     ("/v1/sessions", &["get"]),
     ("/v1/sessions/{id}", &["get", "delete"]),
@@ -102,6 +107,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{id}/events", get(events::events))
         .route("/v1/runs/{id}/log", get(log::log))
         .route("/v1/runs/{id}/cancel", post(cancel::cancel))
+        .route("/v1/runs/{id}/input", post(input::input))
+        .route("/v1/runs/{id}/approvals", get(approvals::list))
+        .route("/v1/runs/{id}/approvals/{approval_id}", post(approvals::answer))
         .route("/v1/runs/{id}/why", get(runs::why))
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", get(sessions::show).delete(sessions::erase))

@@ -81,6 +81,7 @@ fn request(script: Script) -> NewRun {
             effort: None,
             permissions: Permissions::Cli,
             allowed_tools: vec![],
+            approvals: None,
             turns_max: None,
             idle_ms: None,
             timeout_ms: 60_000,

@@ -70,6 +70,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         effort: None,
         permissions: Permissions::Cli,
         allowed_tools: vec![],
+        approvals: None,
         turns_max: None,
         idle_ms: None,
         timeout_ms: 600_000,

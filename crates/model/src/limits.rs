@@ -90,6 +90,8 @@ pub const APPROVALS_KEPT: usize = 64;
 
 /// Rules by which questions are answered.
 pub const APPROVAL_RULES_MAX: usize = 100;
+/// See [`APPROVAL_RULES_MAX`]: bytes of each text of one.
+pub const APPROVAL_RULE_BYTES_MAX: usize = 1024;
 
 /// Tags of a run.
 pub const TAGS_MAX: usize = 50;

@@ -1,7 +1,6 @@
 //! What people and a running agent say to each other: questions with their answers, and messages.
 //!
-//! Job: gives a parser's questions their number, digest and, by rule, their answer; commits what people say and only
-//! then sends it; says what was delivered. Owns: nothing; all of it is in the run's state, which is the fold of its log.
+//! Job: commits what people say and only then sends it; says what was delivered. Owns: nothing; all of it is in the run's state, which is the fold of its log.
 //! Never: sends what is not committed; uses an answer twice, or for another call than it was given for.
 //!
 //! Order of writes, and what a crash after each leaves to the next owner:
@@ -14,15 +13,12 @@
 //! ```
 
 use longhaul_model::event::{
-    ApprovalAnswered, ApprovalDelivered, ApprovalRequested, ApprovalWithdrawn, Decision, EventData, InputAccepted,
-    InputDelivered,
+    ApprovalAnswered, ApprovalDelivered, ApprovalWithdrawn, EventData, InputAccepted, InputDelivered,
 };
-use longhaul_model::policy::Policy;
-use longhaul_model::run::{Command, DROPPED, LIVE, NEXT_TURN, Phase, Talk, decide};
-use longhaul_model::{AttemptNo, Rejection, canonical, limits};
+use longhaul_model::run::{Command, NEXT_TURN, Phase, decide};
+use longhaul_model::{AttemptNo, Rejection, limits};
 use longhaul_store::{RecordWrite, Urgency};
 use longhaul_supervise::{AttemptDir, How, Stdin};
-use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::commit::Refused;
@@ -33,11 +29,7 @@ use super::{Events, LetGo, Owner};
 use crate::engine::attempt_path;
 use crate::error::{AnswerError, InputError};
 use crate::people::{self, Accepted};
-
-/// What an answer is bound to.
-pub(crate) fn digest(tool: &str, arguments: &Value, cwd: &str) -> String {
-    canonical::digest("approval.v1", &json!({ "tool": tool, "arguments": arguments, "cwd": cwd }))
-}
+use crate::questions;
 
 /// The id of a question's answer in an input log.
 fn answer_frame(approval_id: &str) -> String {
@@ -68,89 +60,16 @@ pub(crate) struct NewAnswer {
 }
 
 impl Owner {
-    /// What a parser's events lack: numbers, directory, digest; and the answers that need no person. Says that do not
-    /// concern anything open are dropped.
+    /// A parser's events as they are committed.
     pub(super) fn fit(&mut self, attempt: AttemptNo, events: Events) -> Events {
-        let concerns = |event: &EventData| {
-            matches!(
-                event,
-                EventData::ApprovalRequested(_) | EventData::ApprovalWithdrawn(_) | EventData::InputDelivered(_)
-            )
-        };
-        if !events.iter().any(concerns) {
+        if !events.iter().any(questions::concerns) {
             return events;
         }
-        let mut talk = self.state.talk.clone();
-        let cwd = self.shared.with_doc(|doc| doc.run.cwd.clone());
-        let mut out = Vec::with_capacity(events.len() + 2);
-        for event in events {
-            let fitted: Events = match event {
-                EventData::ApprovalRequested(asked) => self.ask(attempt, &cwd, asked, &talk),
-                EventData::ApprovalWithdrawn(told) => {
-                    let source = told.source_request_id.as_deref();
-                    let of = talk.approvals.iter().find(|known| {
-                        known.asked.attempt == attempt && Some(&*known.asked.source_request_id) == source
-                    });
-                    let withdrawn = of.map(|known| {
-                        ApprovalWithdrawn { approval_id: known.asked.approval_id.clone(), ..told.clone() }.into()
-                    });
-                    withdrawn.into_iter().collect()
-                }
-                EventData::InputDelivered(told) if !talk.inputs.iter().any(|i| i.input_id == told.input_id) => vec![],
-                other => vec![other],
-            };
-            for event in &fitted {
-                talk.evolve(event);
-            }
-            out.extend(fitted);
-        }
-        out
-    }
-
-    /// A question with its number, and what answers it at once.
-    fn ask(&mut self, attempt: AttemptNo, cwd: &str, asked: ApprovalRequested, talk: &Talk) -> Events {
-        let approval_id = (talk.asked + 1).to_string();
-        let digest = digest(&asked.tool, &asked.arguments, cwd);
-        let asked =
-            ApprovalRequested { approval_id: approval_id.clone(), attempt, cwd: cwd.to_owned(), digest, ..asked };
-        let mut events: Events = vec![asked.clone().into()];
-        let before = |open: &&longhaul_model::run::Approval| {
-            open.asked.attempt != attempt && open.asked.digest == asked.digest
-        };
-        let answer = |decision, by: &str, reason, answer_of| ApprovalAnswered {
-            approval_id: approval_id.clone(),
-            decision,
-            by: by.to_owned(),
-            reason,
-            answer_of,
-        };
-        if let Some((known, given)) =
-            talk.approvals.iter().filter(before).find_map(|known| Some((known, known.answer.as_ref()?)))
-        {
-            let of = Some(known.asked.approval_id.clone());
-            events.push(answer(given.decision, "earlier", given.reason.clone(), of).into());
-            return events;
-        }
-        for known in talk.open().filter(before) {
-            let approval_id = known.asked.approval_id.clone();
-            events.push(
-                ApprovalWithdrawn { approval_id, reason: "asked_again".to_owned(), source_request_id: None }.into(),
-            );
-        }
-        if let Some((decision, reason)) = self.policy().answer(&asked.tool, &asked.arguments) {
-            events.push(answer(decision, "rule", reason, None).into());
-        } else if talk.open().count() >= limits::APPROVALS_OPEN_MAX {
-            let reason = Some("too many questions wait for an answer".to_owned());
-            events.push(answer(Decision::Deny, "limit", reason, None).into());
-        }
-        events
-    }
-
-    fn policy(&mut self) -> &Policy {
         let dir = self.run_dir();
-        self.policy.get_or_insert_with(|| {
-            crate::sealed::read(&dir).ok().and_then(|sealed| sealed.approvals).unwrap_or_default()
-        })
+        let rules = || crate::sealed::read(&dir).ok().and_then(|sealed| sealed.approvals).unwrap_or_default();
+        let policy = self.policy.get_or_insert_with(rules);
+        let cwd = self.shared.with_doc(|doc| doc.run.cwd.clone());
+        questions::fit(&self.state.talk, policy, attempt, &cwd, events)
     }
 
     /// Says to a live agent what it has not been told: answers, messages, and the end of input once it has dealt with
@@ -214,7 +133,8 @@ impl Owner {
         let Some(wire) = &self.wire else { return vec![] };
         let talk = &self.state.talk;
         let answers = talk.approvals.iter().filter(|known| known.asked.attempt == attempt && known.answer.is_some());
-        let answers = answers.map(|known| known.asked.approval_id.clone()).filter(|id| wire.has_passed(&answer_frame(id)));
+        let answers =
+            answers.map(|known| known.asked.approval_id.clone()).filter(|id| wire.has_passed(&answer_frame(id)));
         let answers = answers.map(|approval_id| ApprovalDelivered { approval_id }.into());
         let inputs = talk.inputs.iter().filter(|_| !wire.acknowledges()).map(|input| input.input_id.clone());
         let inputs = inputs.filter(|id| wire.has_passed(&input_frame(id)));
@@ -258,9 +178,7 @@ impl Owner {
                 let id = &known.asked.approval_id;
                 if wire.holds(&answer_frame(id)) && !wire.has_passed(&answer_frame(id)) {
                     let reason = "uncertain".to_owned();
-                    events.push(
-                        ApprovalWithdrawn { approval_id: id.clone(), reason, source_request_id: None }.into(),
-                    );
+                    events.push(ApprovalWithdrawn { approval_id: id.clone(), reason, source_request_id: None }.into());
                 }
             }
         }
@@ -408,7 +326,6 @@ impl Owner {
             }
             _ => None,
         };
-        debug_assert!(LIVE != NEXT_TURN && DROPPED != NEXT_TURN);
         events.iter().filter_map(of).collect()
     }
 }

@@ -5,12 +5,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use longhaul_model::event::Decision;
 
 use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, serve, server, verify, version, wait, why,
+    approve, attach, cancel, completions, config, inspect, logs, prune, ps, rm, run, send, serve, server, verify,
+    version, wait, why,
 };
 
 /// What a new user sees last.
@@ -64,6 +66,10 @@ enum Verb {
     Attach(attach::Args),
     Logs(logs::Args),
     Wait(wait::Args),
+    Send(send::Args),
+    Approve(approve::Args),
+    /// Refuse what an agent asks for
+    Deny(approve::Args),
     Cancel(cancel::Args),
     Inspect(inspect::Args),
     Why(why::Args),
@@ -136,6 +142,9 @@ impl Verb {
             Self::Attach(args) => attach::run(args, session).await,
             Self::Logs(args) => logs::run(args, session).await,
             Self::Wait(args) => wait::run(args, session).await,
+            Self::Send(args) => send::run(args, session).await,
+            Self::Approve(args) => approve::run(args, Decision::Allow, session).await,
+            Self::Deny(args) => approve::run(args, Decision::Deny, session).await,
             Self::Cancel(args) => cancel::run(args, session).await,
             Self::Inspect(args) => inspect::run(args, session).await,
             Self::Why(args) => why::run(args, session).await,

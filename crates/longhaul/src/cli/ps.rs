@@ -119,7 +119,7 @@ fn table(runs: &[Snapshot], projects: bool, now: Timestamp) -> Table {
             plain(took(run, now)),
             plain(run.name.as_deref().map(one_line).unwrap_or_default()),
             plain(one_line(&tags.join(" "))),
-            (note(run), Paint::Dim),
+            (note(run, now), Paint::Dim),
         ]);
     }
     table
@@ -137,6 +137,9 @@ pub fn shown_status(run: &Snapshot) -> (String, Paint) {
     if run.cancel_requested && !run.status.is_terminal() {
         return ("cancelling".to_owned(), Paint::Yellow);
     }
+    if !run.approvals.is_empty() && !run.status.is_terminal() {
+        return ("asking".to_owned(), Paint::Yellow);
+    }
     (run.status.as_str().to_owned(), paint)
 }
 
@@ -148,7 +151,11 @@ pub fn took(run: &Snapshot, now: Timestamp) -> String {
     }
 }
 
-fn note(run: &Snapshot) -> String {
+fn note(run: &Snapshot, now: Timestamp) -> String {
+    if let Some(asked) = run.approvals.first().filter(|_| !run.status.is_terminal()) {
+        let since = duration::brief(between(asked.requested_at, now));
+        return format!("asks for {} since {since}", one_line(&asked.tool));
+    }
     match (&run.error, &run.queue) {
         (Some(error), _) => one_line(&error.code),
         (None, Some(queue)) => format!("{} before it", queue.position),

@@ -142,6 +142,7 @@ impl From<Permit> for Permissions {
             Permit::ReadOnly => Self::ReadOnly,
             Permit::Edit => Self::Edit,
             Permit::Full => Self::Full,
+            Permit::Ask => Self::Ask,
         }
     }
 }

@@ -36,6 +36,8 @@ pub enum Permit {
     Edit,
     /// Everything
     Full,
+    /// Asks you: longhaul approve, longhaul deny
+    Ask,
 }
 
 /// Start a run and follow it

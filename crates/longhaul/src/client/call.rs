@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use longhaul_api::error::ErrorDetail;
-use longhaul_api::{CancelReply, ErrorBody, EventList, LiveProof, RunRequest, Snapshot, Why};
+use longhaul_api::{
+    Approval, ApprovalList, CancelReply, ErrorBody, EventList, InputReply, LiveProof, RunRequest, Snapshot, Why,
+};
+use longhaul_model::event::Decision;
 use longhaul_model::{ProjectId, RunId, Seq};
 use reqwest::header::{ACCEPT, HeaderValue, RANGE};
 use reqwest::{Method, Response, StatusCode};
@@ -231,6 +234,49 @@ impl Client {
             .request(Method::POST, &format!("/v1/runs/{run}/cancel"), &pairs)
             .timeout(CALL_TIMEOUT + wait)
             .json(&body);
+        self.decode(self.send(call).await?).await
+    }
+
+    /// Says something to a run's agent.
+    pub async fn input(
+        &self,
+        project: &ProjectId,
+        run: &RunId,
+        text: &str,
+        op_id: &str,
+    ) -> Result<InputReply, ClientError> {
+        let body = serde_json::json!({ "text": text, "op_id": op_id, "by": "cli" });
+        let call = self
+            .request(Method::POST, &format!("/v1/runs/{run}/input"), &[("project", project.to_string())])
+            .timeout(CALL_TIMEOUT)
+            .json(&body);
+        self.decode(self.send(call).await?).await
+    }
+
+    /// What a run's agent asked.
+    pub async fn approvals(&self, project: &ProjectId, run: &RunId) -> Result<ApprovalList, ClientError> {
+        self.get(&format!("/v1/runs/{run}/approvals"), &[("project", project.to_string())], Duration::ZERO).await
+    }
+
+    /// Answers this very question.
+    pub async fn answer(
+        &self,
+        project: &ProjectId,
+        run: &RunId,
+        asked: &Approval,
+        decision: Decision,
+        reason: Option<&str>,
+        op_id: &str,
+    ) -> Result<Approval, ClientError> {
+        let mut body = serde_json::json!({
+            "decision": decision, "digest": asked.digest, "op_id": op_id, "by": "cli",
+        });
+        if let Some(reason) = reason {
+            body["reason"] = reason.into();
+        }
+        let path = format!("/v1/runs/{run}/approvals/{}", asked.approval_id);
+        let call =
+            self.request(Method::POST, &path, &[("project", project.to_string())]).timeout(CALL_TIMEOUT).json(&body);
         self.decode(self.send(call).await?).await
     }
 

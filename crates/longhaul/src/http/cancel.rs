@@ -8,7 +8,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::request::{decode, digest_of, parse_object, refuse_unknown};
 use longhaul_api::{CancelReply, Problem};
-use longhaul_engine::Operation;
 use longhaul_model::RunId;
 use longhaul_model::event::RunCancelRequested;
 use serde::Deserialize;
@@ -44,14 +43,8 @@ pub(super) async fn cancel(
     if body.reason.as_ref().is_some_and(|r| r.len() > 1024) {
         return Err(Problem::invalid("reason", "reason has at most 1024 bytes").into());
     }
-    let by = match body.by.as_deref() {
-        None | Some("api") => "api",
-        Some("cli") => "cli",
-        Some(_) => return Err(Problem::invalid("by", "by must be api or cli").into()),
-    };
-    let header_id = headers.get("idempotency-key").map(|v| RunId::parse(v.to_str().unwrap_or("?")));
-    let header_id = header_id.transpose().map_err(|e| Problem::invalid("Idempotency-Key", e.to_string()))?;
-    let operation = body.op_id.or(header_id).map(|id| Operation { id: id.to_string(), digest });
+    let by = reply::asker(body.by.as_deref())?;
+    let operation = super::input::operation(body.op_id, &headers, digest)?;
     let intent = RunCancelRequested { by: by.to_owned(), reason: body.reason };
     let cancelled = app.engine.cancel(&key, intent, operation).await.map_err(|e| reply::cancel_failure(e, &key))?;
     if !wait.is_zero() {

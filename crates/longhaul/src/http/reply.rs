@@ -209,14 +209,26 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
     }
 }
 
+/// Who asks, as the body says.
+pub(super) fn asker(by: Option<&str>) -> Result<&'static str, Failure> {
+    match by {
+        None | Some("api") => Ok("api"),
+        Some("cli") => Ok("cli"),
+        Some(_) => Err(Problem::invalid("by", "by must be api or cli").into()),
+    }
+}
+
+/// An operation id that stands for something else.
+pub(super) fn operation_conflict() -> Failure {
+    Failure::new(ErrorCode::OperationConflict, "this op_id was used with another body")
+}
+
 /// A cancel that was not recorded.
 pub(super) fn cancel_failure(error: CancelError, key: &RunKey) -> Failure {
     match error {
         CancelError::NotFound => not_found(key),
         CancelError::Gone => gone(key),
-        CancelError::OperationConflict => {
-            Failure::new(ErrorCode::OperationConflict, "this op_id was used with another body")
-        }
+        CancelError::OperationConflict => operation_conflict(),
         CancelError::Draining => Failure::new(ErrorCode::Draining, "the server is stopping; ask the next one"),
         CancelError::Commit(error) => error.into(),
         CancelError::Store(error) => error.into(),

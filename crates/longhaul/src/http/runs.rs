@@ -105,6 +105,7 @@ pub(super) fn new_run(
         longhaul_api::Permissions::ReadOnly => Permissions::ReadOnly,
         longhaul_api::Permissions::Edit => Permissions::Edit,
         longhaul_api::Permissions::Full => Permissions::Full,
+        longhaul_api::Permissions::Ask => Permissions::Ask,
     };
     let sealed = Sealed {
         model: request.model,
@@ -120,6 +121,7 @@ pub(super) fn new_run(
         effort: request.effort,
         permissions,
         allowed_tools: request.allowed_tools.unwrap_or_default(),
+        approvals: request.approvals,
         turns_max: run_limits.turns_max,
         idle_ms: run_limits.idle_ms,
         timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
