@@ -52,6 +52,9 @@ pub(super) struct Calls {
     /// By the checksum of the id.
     #[serde(rename = "k", default, skip_serializing_if = "Vec::is_empty")]
     known: Vec<(u32, Kind, Stage)>,
+    /// The name of the one that was told of last: a question mostly follows.
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    last: Option<(u32, String)>,
 }
 
 /// The kind of a call, as far as permissions know it: by its place in [`KINDS`].
@@ -123,7 +126,9 @@ impl Calls {
     /// The name of the tool.
     pub(super) fn name(&self, id: &str, call: &Value) -> String {
         let seen = || self.seen.iter().find(|seen| seen.id == id).map(|seen| seen.name.clone());
-        tool_name(call).map(str::to_owned).or_else(seen).unwrap_or_else(|| self.kind(id, call).to_owned())
+        let last = || self.last.iter().find(|(last, _)| *last == sum(id)).map(|(_, name)| name.clone());
+        let name = tool_name(call).map(str::to_owned).or_else(seen).or_else(last);
+        name.unwrap_or_else(|| self.kind(id, call).to_owned())
     }
 
     /// The turn is over: what was waited for will not come.
@@ -180,6 +185,7 @@ impl Calls {
         let arguments = arguments(call).cloned().unwrap_or_else(|| json!({ "title": title.unwrap_or_default() }));
         let kind = kind_of(call).or_else(|| KINDS.iter().position(|kind| *kind == name).map(|at| at as Kind));
         self.set(id, kind, Stage::Told);
+        self.last = Some((sum(id), cut(&name, NAME_BYTES_MAX)));
         out.push(ToolCalled { call_id: id.to_owned(), name, arguments, parent_call_id: None }.into());
     }
 
@@ -191,7 +197,8 @@ impl Calls {
     }
 }
 
-fn sum(id: &str) -> u32 {
+/// The checksum that stands for a call's id.
+pub(super) fn sum(id: &str) -> u32 {
     crc32fast::hash(id.as_bytes())
 }
 

@@ -24,9 +24,6 @@ pub(super) const PROMPT: u64 = 5;
 /// JSON-RPC's code for a method that is not there.
 const NO_METHOD: i64 = -32601;
 
-/// What an agent is told with a refusal of what it asked for without a reason.
-const CANCELLED: &str = "cancelled";
-
 fn request(id: u64, method: &str, params: Value) -> Value {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params })
 }
@@ -89,7 +86,7 @@ pub(super) fn cancel(session: &str, waiting: impl Iterator<Item = Value>) -> Vec
 pub(super) fn chosen(id: &Value, option: Option<&str>) -> Value {
     let outcome = match option {
         Some(option) => json!({ "outcome": "selected", "optionId": option }),
-        None => json!({ "outcome": CANCELLED }),
+        None => json!({ "outcome": "cancelled" }),
     };
     json!({ "jsonrpc": "2.0", "id": id, "result": { "outcome": outcome } })
 }

@@ -16,7 +16,7 @@ use longhaul_model::event::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::calls::Calls;
+use super::calls::{Calls, sum};
 use super::frames;
 use super::terms::{Mode, Terms, models, modes};
 use super::verdict::{Turn, Who, cost, error, failed, step, usage, verdict};
@@ -103,9 +103,9 @@ struct State {
     /// Requests of the agent so far.
     #[serde(rename = "r", default)]
     requests: u64,
-    /// Ids of the questions that wait for people.
+    /// Ids of the questions that wait for people, each with the checksum of the call it is about.
     #[serde(rename = "q", default, skip_serializing_if = "Vec::is_empty")]
-    waiting: Vec<RequestId>,
+    waiting: Vec<(RequestId, u32)>,
 }
 
 /// The id of a request of the agent, in a saved state of a known size.
@@ -196,7 +196,7 @@ impl Parser for AcpParser {
 
     fn interrupt(&self) -> Option<Vec<u8>> {
         let session = self.state.session.as_deref()?;
-        Some(frames::cancel(session, self.state.waiting.iter().map(RequestId::value)))
+        Some(frames::cancel(session, self.state.waiting.iter().map(|(request, _)| request.value())))
     }
 }
 
@@ -390,7 +390,7 @@ impl State {
             "$/cancel_request" => {
                 let request = known(RequestId::of(params, "requestId"))?;
                 let before = self.waiting.len();
-                self.waiting.retain(|waiting| *waiting != request);
+                self.waiting.retain(|(waiting, _)| *waiting != request);
                 if self.waiting.len() < before {
                     let source_request_id = Some(request.text());
                     let reason = "source".to_owned();
@@ -421,6 +421,8 @@ impl State {
                 let call = known(id(update, "toolCallId"))?;
                 self.goes_on();
                 self.said = false;
+                // It was answered, or it is not waited for.
+                self.waiting.retain(|(_, waiting)| *waiting != sum(call));
                 self.calls.news(call, update, kind == "tool_call", out);
                 Ok(())
             }
@@ -536,7 +538,7 @@ impl State {
             if self.waiting.len() == WAITING_MAX {
                 self.waiting.remove(0);
             }
-            self.waiting.push(request.clone());
+            self.waiting.push((request.clone(), sum(call_id)));
             out.push(question(request, options, call, tool).into());
             return Ok(None);
         };
