@@ -339,20 +339,29 @@ async fn a_message_that_cannot_reach_the_agent_is_for_the_next_turn_or_refused()
         let (status, answer) = stage.server.post("/v1/runs/one/input", &json!({ "text": text })).await;
         assert_eq!((status, &answer["delivery"]), (202, &json!("live")), "{answer}");
     }
+    for _ in 2..16 {
+        assert_eq!(stage.server.post("/v1/runs/one/input", &json!({ "text": "." })).await.0, 202);
+    }
+    let (status, full) = stage.server.post("/v1/runs/one/input", &json!({ "text": "one too many" })).await;
+    assert_eq!(
+        (status, &full["error"]["code"], &full["error"]["waiting"]),
+        (429, &json!("input_queue_full"), &json!(16))
+    );
     rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
     let run = stage.server.end("one").await;
     assert_eq!(run["error"]["code"], "lost");
     let events = stage.server.events("one").await;
     assert_log(&events);
     let lost: Vec<&Value> = events.iter().filter(|event| event["type"] == "input.undelivered").collect();
-    assert_eq!((lost.len(), &lost[0]["data"]["delivery"]), (2, &json!("next_turn")), "{lost:?}");
+    assert_eq!((lost.len(), &lost[0]["data"]["delivery"]), (16, &json!("next_turn")), "{lost:?}");
     stage.start("two", "say hi", session).await;
     stage.server.end("two").await;
     let all = std::fs::read_to_string(stage.work.join("heard")).unwrap();
     let last: Value = serde_json::from_str(all.lines().last().unwrap()).unwrap();
-    assert_eq!(last["message"]["content"][0]["text"], "Mind the gap.\n\nAnd the step.\n\nsay hi");
+    let prompt = format!("Mind the gap.\n\nAnd the step.\n\n{}say hi", ".\n\n".repeat(14));
+    assert_eq!(last["message"]["content"][0]["text"], prompt);
     let events = stage.server.events("two").await;
-    assert_eq!(told(&events, "input."), ["input.delivered", "input.delivered"]);
+    assert_eq!(told(&events, "input."), ["input.delivered"; 16]);
     assert_eq!(stage.server.post("/v1/runs/sleep/cancel?wait_ms=30000", &json!({})).await.0, 200);
     assert_no_process(&stage.server.data()).await;
 }

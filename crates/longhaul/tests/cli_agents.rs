@@ -505,6 +505,114 @@ async fn a_cancel_reaches_pis_tool() {
     a_cancel_reaches_the_tool(Agent::Pi, json!({ "code": 143 })).await;
 }
 
+/// A run of the real claude that asks; `None` if it is not installed.
+async fn it_asks(stage: &Stage, id: &str, turns: &Value) -> Option<Value> {
+    let url = stage.model.script(id, turns).await;
+    let mut body = Agent::Claude.request(id, stage.server.dir.path(), &url, PROMPT)?;
+    body["permissions"] = json!("ask");
+    let (status, answer) = stage.server.post("/v1/runs", &body).await;
+    assert_eq!(status, 201, "{answer}");
+    Some(answer)
+}
+
+/// Waits until the run asks its question of this number.
+async fn asked(server: &Server, id: &str, number: &str) -> Value {
+    until("a question", async || {
+        let run = server.run(id).await;
+        assert!(!support::is_terminal(&run), "it ended before it asked: {run}");
+        run["approvals"].as_array().unwrap().iter().find(|one| one["approval_id"] == number).cloned()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_asks_and_does_what_it_is_allowed_over_a_killed_server() {
+    let mut stage = Stage::new().await;
+    let turns = json!([
+        { "text": "One.", "tools": [Agent::Claude.shell("touch allowed")] },
+        { "text": "Two.", "tools": [Agent::Claude.shell("touch refused")] },
+        { "text": "Done." },
+    ]);
+    let Some(created) = it_asks(&stage, "ask", &turns).await else { return };
+    let cwd = std::path::PathBuf::from(created["cwd"].as_str().unwrap());
+    let question = asked(&stage.server, "ask", "1").await;
+    assert_eq!(question["tool"], "Bash");
+    stage.server.kill9();
+    stage.server.up().await;
+    assert_eq!(asked(&stage.server, "ask", "1").await, question, "the next server has the same question");
+    assert!(!cwd.join("allowed").exists());
+    let body = json!({ "decision": "allow", "digest": question["digest"] });
+    let (status, answer) = stage.server.post("/v1/runs/ask/approvals/1", &body).await;
+    assert_eq!((status, &answer["decision"]), (200, &json!("allow")), "{answer}");
+    asked(&stage.server, "ask", "2").await;
+    assert!(cwd.join("allowed").exists(), "what was allowed is done");
+    let body = json!({ "decision": "deny", "reason": "not today" });
+    assert_eq!(stage.server.post("/v1/runs/ask/approvals/2", &body).await.0, 200);
+    let run = stage.server.end("ask").await;
+    assert_completed(&run, "One.\n\nTwo.\n\nDone.");
+    assert!(!cwd.join("refused").exists(), "what was refused is not done");
+    let events = stage.server.events("ask").await;
+    assert_log(&events);
+    let results: Vec<&Value> = events.iter().filter(|e| e["type"] == "tool.completed").map(|e| &e["data"]).collect();
+    assert_eq!((&results[0]["is_error"], &results[1]["is_error"]), (&json!(false), &json!(true)));
+    assert_eq!(results[1]["result"], "not today", "the agent is told why");
+    let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    let counts = ["approval.requested", "approval.answered", "approval.delivered", "approval.withdrawn"].map(count);
+    assert_eq!(counts, [2, 2, 2, 0]);
+    assert_no_process(&stage.server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_takes_a_message_while_it_works() {
+    let stage = Stage::new().await;
+    let marker = stage.server.dir.path().join("go");
+    let tool = format!("while ! [ -e {} ]; do sleep 0.1; done", marker.display());
+    let turns =
+        json!([{ "text": "I wait.", "tools": [Agent::Claude.shell(&tool)] }, { "text": "Done." }, { "text": "More." }]);
+    if !stage.start(Agent::Claude, "input", &turns).await {
+        return;
+    }
+    let server = &stage.server;
+    until("the call to be told", async || (server.run("input").await["tool_calls"] == 1).then_some(())).await;
+    let (status, answer) = server.post("/v1/runs/input/input", &json!({ "text": "Also say \"please\"." })).await;
+    assert_eq!((status, &answer["delivery"]), (202, &json!("live")), "{answer}");
+    until("it to have the message", async || {
+        server.events("input").await.iter().any(|event| event["type"] == "input.delivered").then_some(())
+    })
+    .await;
+    std::fs::write(&marker, "").unwrap();
+    let run = server.end("input").await;
+    assert_eq!((&run["status"], &run["unknown_lines"]), (&json!("completed"), &json!(0)), "{run}");
+    let asked = stage.model.bodies("input").await;
+    let told: Vec<bool> = asked.iter().map(|one| one["body"].to_string().contains("Also say")).collect();
+    assert_eq!(told[..2], [false, true], "the model is told with the tool's result: {told:?}");
+    assert_log(&server.events("input").await);
+    assert_no_process(&server.data()).await;
+}
+
+/// A message with the last word makes a turn of its own, in which it may still ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_may_ask_after_its_result() {
+    let stage = Stage::new().await;
+    let turns = json!([
+        { "text": "Slow.", "delay": 2 },
+        { "text": "More.", "tools": [Agent::Claude.shell("touch late")] },
+        { "text": "Done." },
+    ]);
+    let Some(created) = it_asks(&stage, "late", &turns).await else { return };
+    let server = &stage.server;
+    until("the model to be asked", async || (!stage.model.requests("late").await.is_empty()).then_some(())).await;
+    assert_eq!(server.post("/v1/runs/late/input", &json!({ "text": "And more." })).await.0, 202);
+    asked(server, "late", "1").await;
+    assert_eq!(server.post("/v1/runs/late/approvals/1", &json!({ "decision": "allow" })).await.0, 200);
+    let run = server.end("late").await;
+    assert_completed(&run, "Slow.\n\nMore.\n\nDone.");
+    assert!(std::path::Path::new(created["cwd"].as_str().unwrap()).join("late").exists());
+    let verdicts = server.events("late").await.iter().filter(|e| e["type"] == "verdict.reported").count();
+    assert_eq!(verdicts, 2);
+    assert_no_process(&server.data()).await;
+}
+
 /// A program that calls itself codex and says things that no codex has said yet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lines_that_are_not_known_are_kept_and_counted() {
