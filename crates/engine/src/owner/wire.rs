@@ -32,6 +32,9 @@ const VERSION: u32 = 1;
 /// The id of the end of input.
 const CLOSE: &str = "close";
 
+/// How long an agent may take to go after its last word; the slowest that was seen, qwen, takes 11 s.
+const LINGER_MAX: Duration = Duration::from_secs(30);
+
 /// How long an agent that rests may take to say that it has a message, before it is let go without it.
 const REST_MAX: Duration = Duration::from_secs(15);
 
@@ -122,6 +125,11 @@ impl Wire {
     /// Whether the agent says itself which messages it has.
     pub(super) fn acknowledges(&self) -> bool {
         self.protocol.acknowledges
+    }
+
+    /// Whether the agent was let go long ago and is still there.
+    pub(super) fn lingers(&self) -> bool {
+        self.rests_since.is_some_and(|since| since.elapsed() > LINGER_MAX) && (self.closes_itself || self.is_closed())
     }
 
     /// The shim has dealt with so much.

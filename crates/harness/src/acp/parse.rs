@@ -89,6 +89,9 @@ struct State {
     /// Whether it said something after its last call.
     #[serde(rename = "d", default)]
     said: bool,
+    /// Whether the last thing it asked for was refused by the permissions, and it said nothing since.
+    #[serde(rename = "x", default, skip_serializing_if = "std::ops::Not::not")]
+    denied: bool,
     /// An error that it told as a message, and the message's id if it was shown.
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     error: Option<(String, Option<String>)>,
@@ -346,8 +349,13 @@ impl State {
     fn turn_over(&mut self, result: &Value, out: &mut Vec<EventData>) -> Parsed {
         // Copilot tells what it used after every turn that did not fail.
         let told = self.error.as_ref().filter(|_| self.broken || result.get("usage").is_none_or(Value::is_null));
-        let turn =
-            Turn { who: self.who, said: self.said, error: told.map(|(error, _)| &**error).or(self.broken_without()) };
+        let denied = self.denied;
+        let turn = Turn {
+            denied,
+            who: self.who,
+            said: self.said,
+            error: told.map(|(error, _)| &**error).or(self.broken_without()),
+        };
         let verdict = known(verdict(result, &turn))?;
         if let Some((error, Some(message_id))) = told {
             out.push(MessageDiscarded { message_id: message_id.clone(), reason: error.clone() }.into());
@@ -421,6 +429,8 @@ impl State {
                 let call = known(id(update, "toolCallId"))?;
                 self.goes_on();
                 self.said = false;
+                // Another call: it went on.
+                self.denied &= kind != "tool_call";
                 // It was answered, or it is not waited for.
                 self.waiting.retain(|(_, waiting)| *waiting != sum(call));
                 self.calls.news(call, update, kind == "tool_call", out);
@@ -475,7 +485,7 @@ impl State {
         }
         let message_id = self.message(update, Open::Text);
         self.error = grave.then(|| (short(piece), Some(message_id.clone())));
-        self.said = true;
+        (self.said, self.denied) = (true, false);
         out.push(MessageDelta { message_id, parent_call_id: None, text: piece.to_owned() }.into());
         Ok(())
     }
@@ -542,6 +552,7 @@ impl State {
             out.push(question(request, options, call, tool).into());
             return Ok(None);
         };
+        self.denied = !allowed;
         if !allowed {
             let title = text(call, "title").unwrap_or_default();
             let permissions = self.terms.permissions.as_str();

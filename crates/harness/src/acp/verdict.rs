@@ -47,6 +47,8 @@ pub(super) struct Turn<'a> {
     pub(super) who: Who,
     /// Whether it said something after its last call.
     pub(super) said: bool,
+    /// Whether it stopped when it was refused what its permissions do not allow.
+    pub(super) denied: bool,
     /// An error that it told as a message.
     pub(super) error: Option<&'a str>,
 }
@@ -54,6 +56,10 @@ pub(super) struct Turn<'a> {
 /// The verdict in the answer to the prompt; `None` if the answer has another shape.
 pub(super) fn verdict(result: &Value, turn: &Turn<'_>) -> Option<EventData> {
     let failure = match text(result, "stopReason")? {
+        "end_turn" | "cancelled" if turn.denied => Some((
+            "permission_denied",
+            "the agent stopped when it was refused what its permissions do not allow".to_owned(),
+        )),
         "end_turn" => match (turn.error, turn.who) {
             (Some(error), _) => Some((code(provider_status(error), "upstream"), error.to_owned())),
             (None, Who::Kimi) if !turn.said => Some((
