@@ -18,6 +18,9 @@ use super::trouble::Trouble;
 /// The harness that is any command.
 pub const EXEC: &str = "exec";
 
+/// The harness that is any agent which speaks ACP: the words after `--` are its command.
+const ACP: &str = "acp";
+
 /// Characters of an argument that may become a part of a command's name.
 const NAME_WORD_CHARS_MAX: usize = 24;
 
@@ -32,6 +35,8 @@ pub enum Work {
         model: Option<String>,
         /// The words after it.
         prompt: Option<String>,
+        /// The agent's own command, where the harness is none in particular.
+        command: Vec<String>,
     },
     /// A command.
     Command {
@@ -55,7 +60,7 @@ pub struct Place<'a> {
 
 impl Work {
     /// What the words mean: `HARNESS[/MODEL] [PROMPT…]`, or `-- COMMAND ARGS…`; after `HARNESS --` follows a prompt
-    /// that may begin with a dash.
+    /// that may begin with a dash, after `acp [PROMPT…] --` the command of an agent.
     ///
     /// # Errors
     /// Nothing was named, or too much.
@@ -85,11 +90,17 @@ impl Work {
         if slash_model.is_some() && args.model.is_some() {
             return Err(Trouble::new("the model is named twice: after the slash and by --model"));
         }
-        let words: Vec<&str> = args.prompt.iter().chain(&args.command).map(String::as_str).collect();
+        let (more, command) = if harness == ACP { (&[][..], &args.command[..]) } else { (&args.command[..], &[][..]) };
+        if harness == ACP && command.is_empty() {
+            return Err(Trouble::new("which agent is meant? its command follows after --")
+                .help("for example: longhaul run acp \"explain this project\" -- gemini --acp"));
+        }
+        let words: Vec<&str> = args.prompt.iter().chain(more).map(String::as_str).collect();
         Ok(Self::Agent {
             harness: harness.to_owned(),
             model: slash_model.or_else(|| args.model.clone()),
             prompt: (!words.is_empty()).then(|| words.join(" ")),
+            command: command.to_vec(),
         })
     }
 }
@@ -114,8 +125,12 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         ..RunRequest::default()
     };
     match work {
-        Work::Agent { harness, model, prompt } => {
+        Work::Agent { harness, model, prompt, command } => {
             request.harness = Some(harness.clone());
+            if let [program, words @ ..] = &command[..] {
+                request.command = Some(program.clone());
+                request.args = (!words.is_empty()).then(|| words.to_vec());
+            }
             request.model.clone_from(model);
             request.prompt = match (prompt, text) {
                 (Some(prompt), Some(text)) => Some(format!("{prompt}\n\n{text}")),
@@ -276,7 +291,7 @@ mod tests {
     }
 
     fn agent(harness: &str, model: Option<&str>, prompt: Option<&str>) -> Work {
-        Work::Agent { harness: harness.into(), model: model.map(Into::into), prompt: prompt.map(Into::into) }
+        Work::Agent { harness: harness.into(), model: model.map(Into::into), prompt: prompt.map(Into::into), command: vec![] }
     }
 
     #[test]
@@ -299,6 +314,14 @@ mod tests {
         ] {
             assert_eq!(Work::of(&args(words)).unwrap(), want, "{words}");
         }
+        let gemini = Work::Agent {
+            harness: "acp".into(),
+            model: None,
+            prompt: Some("fix it".into()),
+            command: vec!["gemini".into(), "--acp".into()],
+        };
+        assert_eq!(Work::of(&args("acp fix it -- gemini --acp")).unwrap(), gemini);
+        assert!(Work::of(&args("acp fix it")).is_err(), "which agent?");
         assert!(Work::of(&args("claude/x --model y")).is_err());
         for nothing in ["exec", "", "--", "-d"] {
             assert!(Work::of(&args(nothing)).is_err(), "{nothing}");
