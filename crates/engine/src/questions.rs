@@ -1,7 +1,7 @@
 //! What an owner makes of a parser's questions before they are committed.
 //!
 //! Job: number, directory and digest of each, and the answer where none of people is needed: an earlier one that its
-//! agent never got, a rule, or a refusal because too many are open. Drops what concerns nothing that is open. Pure.
+//! agent never got, a rule, or a refusal because too many are open or one is too long. Drops what concerns nothing that is open. Pure.
 //! Never: uses an answer for another call than it was given for, or twice.
 
 use longhaul_model::event::{ApprovalAnswered, ApprovalRequested, ApprovalWithdrawn, Decision, EventData};
@@ -73,6 +73,10 @@ fn ask(talk: &Talk, policy: &Policy, attempt: AttemptNo, cwd: &str, asked: Appro
         ApprovalWithdrawn { approval_id, reason: "asked_again".to_owned(), source_request_id: None }.into()
     });
     let given = match policy.answer(&asked.tool, &asked.arguments) {
+        _ if asked.arguments.to_string().len() > limits::APPROVAL_BYTES_MAX => {
+            let reason = Some("the call is too long to be asked about".to_owned());
+            Some(answer(Decision::Deny, "limit", reason, None))
+        }
         Some((decision, reason)) => Some(answer(decision, "rule", reason, None)),
         None if talk.open().count() >= limits::APPROVALS_OPEN_MAX => {
             let reason = Some("too many questions wait for an answer".to_owned());
@@ -114,7 +118,9 @@ mod tests {
     /// The events of an attempt, folded in, in short.
     fn step(talk: &mut Talk, policy: &Policy, attempt: u32, events: Vec<EventData>) -> Vec<String> {
         let events = fit(talk, policy, AttemptNo::new(attempt), "/work", events);
-        events.iter().for_each(|event| talk.evolve(event));
+        for event in &events {
+            talk.evolve(event);
+        }
         let told = |event: &EventData| match event {
             EventData::ApprovalRequested(d) => format!("{} asked", d.approval_id),
             EventData::ApprovalAnswered(d) => {
@@ -169,6 +175,9 @@ mod tests {
         step(&mut talk, &Policy::default(), 1, many);
         let last = step(&mut talk, &Policy::default(), 1, vec![asks("z", "x")]);
         assert_eq!(last[1..], [format!("{} deny by limit", limits::APPROVALS_OPEN_MAX + 2)]);
+        let allow = Policy { default: Verdict::Allow, rules: vec![] };
+        let long = "x".repeat(limits::APPROVAL_BYTES_MAX);
+        assert!(step(&mut talk, &allow, 1, vec![asks("l", &long)])[1].ends_with("deny by limit"));
     }
 
     #[test]

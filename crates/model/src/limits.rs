@@ -85,6 +85,10 @@ pub const INPUT_BYTES_MAX: usize = 1 << 20;
 /// Questions of one run that wait for an answer; more are refused to the agent at once.
 pub const APPROVALS_OPEN_MAX: usize = 64;
 
+/// Bytes of a question's arguments, as JSON: its answer repeats them, and must fit one frame. A longer one is refused to
+/// the agent at once.
+pub const APPROVAL_BYTES_MAX: usize = 4 << 20;
+
 /// Settled questions that a snapshot's row remembers; all are in the log.
 pub const APPROVALS_KEPT: usize = 64;
 

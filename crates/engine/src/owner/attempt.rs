@@ -409,7 +409,10 @@ impl Owner {
             if progress.any {
                 silent_since = Instant::now();
                 warned = false;
-            } else if !warned && silent_since.elapsed() >= limits::SILENCE_WARNING {
+            } else if !warned
+                && self.state.talk.open().next().is_none()
+                && silent_since.elapsed() >= limits::SILENCE_WARNING
+            {
                 warned = true;
                 self.warn_of_silence().await?;
             }

@@ -119,7 +119,8 @@ impl Wire {
 
     /// Whether what is written now would reach the agent, as far as is known.
     pub(super) fn hears(&self) -> bool {
-        !self.is_closed() && !(self.closes_itself && self.rests_since.is_some())
+        let leaves = self.closes_itself && self.rests_since.is_some();
+        !leaves && !self.is_closed()
     }
 
     /// Whether the agent says itself which messages it has.
@@ -168,7 +169,7 @@ impl Owner {
         let opened = tokio::task::spawn_blocking(move || Wire::open(&dir)).await;
         let opened = opened.unwrap_or_else(|error| Err(io::Error::other(error)));
         let opened = opened.map_err(|error| LetGo::Trouble(format!("the agent's input cannot be opened: {error}")))?;
-        self.wire = opened.map(|wire| Wire { rests_since, forwarded, ..wire });
+        self.wire = opened.map(|wire| Wire { forwarded, rests_since, ..wire });
         Ok(())
     }
 

@@ -119,7 +119,7 @@ impl Renderer {
             | EventData::ApprovalWithdrawn(_)
             | EventData::InputAccepted(_)
             | EventData::InputDelivered(_)
-            | EventData::InputUndelivered(_) => self.talk(&mut inks, &event.data),
+            | EventData::InputUndelivered(_) => self.talk(&mut inks, event),
             EventData::RunCompleted(d) => self.run_completed(&mut inks, event.ts, &d.totals),
             EventData::RunFailed(d) => self.run_failed(&mut inks, event.ts, d),
             EventData::RunCancelled(d) => self.run_cancelled(&mut inks, event.ts, d),

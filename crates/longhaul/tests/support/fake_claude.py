@@ -4,6 +4,8 @@
     wait FILE          waits until FILE exists, in its directory
     take               waits for a message and tells it as text
     say TEXT           says it
+    deaf FILE          takes notice of nothing it is sent until FILE exists, in its directory
+    rest               gives a result and goes on
 
 Every line that it reads goes to the file `heard`, before anything is done about it. Then a result, and on to the end of
 its input."""
@@ -14,9 +16,12 @@ def out(**line):
     sys.stdout.flush()
 
 lines = queue.Queue()
+gate = None
 
 def read():
     for line in sys.stdin:
+        while gate and not os.path.exists(gate):
+            time.sleep(0.01)
         with open("heard", "a") as heard:
             heard.write(line)
         message = json.loads(line)
@@ -71,6 +76,10 @@ for command in prompt.splitlines():
         out(type="command_lifecycle", command_uuid=message["uuid"], state="completed")
     elif verb == "say":
         say(rest)
+    elif verb == "deaf":
+        gate = rest
+    elif verb == "rest":
+        out(type="result", subtype="success", is_error=False, result="done")
 out(type="result", subtype="success", is_error=False, result="done")
 while lines.get() is not None:
     pass

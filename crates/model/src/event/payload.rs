@@ -485,7 +485,7 @@ pub struct ApprovalAnswered {
     /// The answer.
     pub decision: Decision,
     /// Who gave it: `api`, `cli`, `rule`, `earlier` (an answer to the same question of an earlier attempt that its agent
-    /// never got) or `limit` (too many questions are open).
+    /// never got) or `limit` (too many questions are open, or this one is too long).
     pub by: String,
     /// Why, in the answerer's words; the agent is told them with a refusal.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,17 +1,25 @@
 //! What is between the agent and people: its questions, their answers and messages.
 
-use longhaul_model::EventData;
 use longhaul_model::event::{ApprovalAnswered, ApprovalRequested, Decision};
+use longhaul_model::{Event, EventData};
 
 use super::Renderer;
 use super::tool::about;
 use crate::cli::escape;
+use crate::cli::pick::short;
 use crate::cli::screen::{Ink, Paint, cut};
 
 impl Renderer {
-    pub(super) fn talk(&mut self, inks: &mut Vec<Ink>, event: &EventData) {
-        match event {
-            EventData::ApprovalRequested(d) => self.asks(inks, d),
+    pub(super) fn talk(&mut self, inks: &mut Vec<Ink>, event: &Event) {
+        match &event.data {
+            EventData::ApprovalRequested(d) => {
+                self.asks(inks, d);
+                let run = short(&event.run_id);
+                self.detail(
+                    inks,
+                    &format!("  answer: longhaul approve {run} {0}, longhaul deny {run} {0}", d.approval_id),
+                );
+            }
             EventData::ApprovalAnswered(d) => self.answered(inks, d),
             EventData::ApprovalDelivered(d) => self.detail(inks, &format!("the agent has answer {}", d.approval_id)),
             EventData::ApprovalWithdrawn(d) => {
