@@ -96,10 +96,10 @@ fn messages(bytes: &[u8]) -> Vec<Value> {
 
 /// A message without what is the recorder's own: its ids, its name, its words for a refusal.
 fn plain(mut message: Value) -> Value {
-    if message.get("method").is_some() {
-        if let Some(id) = message.get_mut("id") {
-            *id = json!("ours");
-        }
+    if message.get("method").is_some()
+        && let Some(id) = message.get_mut("id")
+    {
+        *id = json!("ours");
     }
     if let Some(name) = message.pointer_mut("/params/clientInfo") {
         *name = Value::Null;

@@ -291,7 +291,12 @@ mod tests {
     }
 
     fn agent(harness: &str, model: Option<&str>, prompt: Option<&str>) -> Work {
-        Work::Agent { harness: harness.into(), model: model.map(Into::into), prompt: prompt.map(Into::into), command: vec![] }
+        Work::Agent {
+            harness: harness.into(),
+            model: model.map(Into::into),
+            prompt: prompt.map(Into::into),
+            command: vec![],
+        }
     }
 
     #[test]
