@@ -2,6 +2,8 @@
 
 mod replay;
 
+use std::collections::HashSet;
+
 use longhaul_harness::{Channel, Frame, Harness, Parser, Permissions, Reply, Request, SourceLine, StopStep, find};
 use longhaul_model::EventData;
 use longhaul_model::event::{ApprovalAnswered, Decision, OutputStream};
@@ -16,6 +18,8 @@ struct Talk {
     channel: Channel,
     /// What we said.
     said: Vec<Value>,
+    /// The ids of our frames: one is written once, as the input log does it.
+    written: HashSet<String>,
     events: Vec<EventData>,
 }
 
@@ -25,7 +29,14 @@ impl Talk {
         let plan = harness.plan(request).unwrap();
         let channel = plan.channel.unwrap();
         let said = channel.opening.iter().flat_map(|frame| messages(&frame.bytes)).collect();
-        Self { harness, parser: harness.parser(None).unwrap(), channel, said, events: Vec::new() }
+        Self {
+            harness,
+            parser: harness.parser(None).unwrap(),
+            channel,
+            said,
+            written: HashSet::new(),
+            events: Vec::new(),
+        }
     }
 
     /// A conversation with any agent, as far as a session with these modes.
@@ -75,7 +86,9 @@ impl Talk {
     }
 
     fn say(&mut self, frame: &Frame) {
-        self.said.extend(messages(&frame.bytes));
+        if self.written.insert(frame.id.clone()) {
+            self.said.extend(messages(&frame.bytes));
+        }
     }
 
     fn methods(&self) -> Vec<String> {
@@ -273,6 +286,27 @@ fn what_may_be_done_follows_from_the_permissions() {
         assert_eq!(talk.said.last(), Some(&answer), "{permissions:?} {kind}");
         assert_eq!(talk.story().contains("warns permission_denied"), chosen == "ro", "{}", talk.story());
         assert!(talk.story().contains(&format!("calls c1 {kind} {{\"path\":\"f\"}}")), "{}", talk.story());
+    }
+}
+
+#[test]
+fn an_agent_that_stops_when_it_is_refused_has_not_succeeded() {
+    let chunk = json!({ "sessionUpdate": "agent_message_chunk", "content": { "type": "text", "text": "Then not." } });
+    let refused = json!({ "sessionUpdate": "tool_call_update", "toolCallId": "c1", "status": "failed" });
+    let other = json!({ "sessionUpdate": "tool_call", "toolCallId": "c2", "title": "t", "status": "completed" });
+    for (after, success) in [(None, false), (Some(refused), false), (Some(chunk), true), (Some(other), true)] {
+        let mut talk = Talk::begun(Permissions::Cli, &Request::default(), json!({ "sessionId": "s1" }));
+        talk.hears(ask(json!(1), Some("edit")));
+        if let Some(update) = after {
+            talk.hears(json!({ "method": "session/update", "params": { "sessionId": "s1", "update": update } }));
+        }
+        talk.hears(json!({ "id": 5, "result": { "stopReason": "end_turn" } }));
+        let told = talk.story();
+        assert_eq!(
+            (told.contains("success true"), told.contains("failure permission_denied")),
+            (success, !success),
+            "{told}"
+        );
     }
 }
 

@@ -96,8 +96,8 @@ async fn dispatch(app: &App, parsed: ParsedChat, headers: &HeaderMap, caller: St
     let turn = chat::turn_of(&chat.messages)?;
     let mut new = runs::new_run(run, digest.clone(), key.clone(), origin, Some(prompt))?;
     new.sealed.turn = turn;
-    if new.harness == "exec" {
-        let text = "exec is not a chat model; POST /v1/runs runs commands";
+    if super::models::needs_a_command(&new.harness) {
+        let text = format!("{} is not a chat model; POST /v1/runs runs commands", new.harness);
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());
     }
     if longhaul_harness::find(&new.harness).is_none() {
