@@ -98,7 +98,7 @@ codes! {
     RunEnded = "run_ended", 409, "conflict_error", false,
         "The run is over or being cancelled: its agent takes no more messages.";
     NoInputChannel = "no_input_channel", 409, "conflict_error", false,
-        "The agent takes no messages while it works, and the run is no turn of a session.";
+        "The agent cannot be told anything now or at all, and the run is no turn of a session that could pass it on.";
     ApprovalSettled = "approval_settled", 409, "conflict_error", false,
         "The question has another answer already, or nobody waits for one any more.";
     ApprovalConflict = "approval_conflict", 409, "conflict_error", false,

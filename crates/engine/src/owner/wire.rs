@@ -201,6 +201,7 @@ impl Owner {
         match appended {
             Ok(Appended::New { .. } | Appended::AlreadyThere) => {
                 wire.log = Some(log);
+                self.shared.set_blocked(None, 0);
                 Ok(Wrote::There)
             }
             Err(error @ InputError::Io { .. }) => {

@@ -81,7 +81,8 @@ fn failure(error: InputError, key: &RunKey) -> Failure {
         }
         InputError::NoChannel { harness } => {
             let text = format!(
-                "{harness} takes no messages while it works, and run {} is no turn of a session that could pass them on",
+                "the agent of run {} ({harness}) cannot be told anything now, and the run is no turn of a session that \
+                 could pass it on",
                 key.run
             );
             Problem::new(ErrorCode::NoInputChannel, text).fact("harness", harness).into()
