@@ -58,6 +58,8 @@ pub(super) struct Wire {
     forwarded: u64,
     /// Since when the agent rests.
     rests_since: Option<Instant>,
+    /// Whether the log has a frame of which the shim was not told.
+    untold: bool,
 }
 
 /// Makes what an attempt's channel begins with, durable before the launch.
@@ -99,6 +101,7 @@ impl Wire {
             closes_itself: close_when.is_some(),
             forwarded: 0,
             rests_since: None,
+            untold: false,
         }))
     }
 
@@ -131,6 +134,11 @@ impl Wire {
     /// Whether the agent was let go long ago and is still there.
     pub(super) fn lingers(&self) -> bool {
         self.rests_since.is_some_and(|since| since.elapsed() > LINGER_MAX) && (self.closes_itself || self.is_closed())
+    }
+
+    /// Whether the shim is to be told of a frame, the protocol's own answers among them.
+    pub(super) fn take_untold(&mut self) -> bool {
+        std::mem::take(&mut self.untold)
     }
 
     /// The shim has dealt with so much.
@@ -199,8 +207,9 @@ impl Owner {
         .await;
         let (log, appended) = appended.map_err(|error| LetGo::Trouble(error.to_string()))?;
         match appended {
-            Ok(Appended::New { .. } | Appended::AlreadyThere) => {
+            Ok(appended @ (Appended::New { .. } | Appended::AlreadyThere)) => {
                 wire.log = Some(log);
+                wire.untold |= matches!(appended, Appended::New { .. });
                 self.shared.set_blocked(None, 0);
                 Ok(Wrote::There)
             }
