@@ -401,6 +401,18 @@ fn noise_and_other_sessions_are_kept() {
 }
 
 #[test]
+fn what_is_told_late_does_not_undo_the_end() {
+    for (reason, last) in [("end_turn", "success true\n"), ("refusal", "shows message_1: late\n")] {
+        let mut talk = Talk::begun(Permissions::Cli, &Request::default(), json!({ "sessionId": "s1" }));
+        talk.hears(json!({ "id": 5, "result": { "stopReason": reason } }));
+        let chunk = json!({ "sessionUpdate": "agent_message_chunk", "content": { "type": "text", "text": "late" } });
+        talk.hears(json!({ "method": "session/update", "params": { "sessionId": "s1", "update": chunk } }));
+        talk.parser.end(&mut talk.events);
+        assert!(talk.story().ends_with(last), "{reason}: {}", talk.story());
+    }
+}
+
+#[test]
 fn a_plan_is_a_call_that_gives_nothing() {
     let mut talk = Talk::begun(Permissions::Cli, &Request::default(), json!({ "sessionId": "s1" }));
     let plan = json!({ "sessionUpdate": "plan", "entries": [{ "content": "a", "status": "pending" }] });

@@ -11,7 +11,7 @@
 
 use longhaul_model::event::{
     ApprovalRequested, ApprovalWithdrawn, EventData, MessageDelta, MessageDiscarded, OutputStream, ReasoningDelta,
-    SessionBound, ToolCalled, ToolCompleted, Warning,
+    SessionBound, ToolCalled, ToolCompleted, VerdictReported, Warning,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -92,6 +92,9 @@ struct State {
     /// Whether the last thing it asked for was refused by the permissions, and it said nothing since.
     #[serde(rename = "x", default, skip_serializing_if = "std::ops::Not::not")]
     denied: bool,
+    /// Whether its turn ended well, and whether it told something after that.
+    #[serde(rename = "y", default)]
+    ended: (bool, bool),
     /// An error that it told as a message, and the message's id if it was shown.
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     error: Option<(String, Option<String>)>,
@@ -183,6 +186,10 @@ impl Parser for AcpParser {
 
     fn end(&mut self, out: &mut Vec<EventData>) {
         self.state.calls.end(out);
+        // Some tell a part of their turn after its end: the last word on it stays what it was.
+        if self.state.ended == (true, true) {
+            out.push(VerdictReported { success: true, error: None }.into());
+        }
     }
 
     fn state(&self) -> Vec<u8> {
@@ -363,6 +370,7 @@ impl State {
         self.calls.end(out);
         out.extend(usage(result, self.who));
         (self.stage, self.open, self.waiting) = (Stage::Over, Open::None, Vec::new());
+        self.ended = (matches!(&verdict, EventData::VerdictReported(said) if said.success), false);
         out.push(verdict);
         Ok(())
     }
@@ -391,7 +399,10 @@ impl State {
                     }
                     Stage::Turn | Stage::Over => {
                         self.bind(session, out);
-                        self.update(kind, update, out)
+                        let before = out.len();
+                        self.update(kind, update, out)?;
+                        self.ended.1 |= self.stage == Stage::Over && out.len() > before;
+                        Ok(())
                     }
                 }
             }

@@ -359,6 +359,19 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_by_acp_has_a_prompt_and_a_command() {
+        let environment = Environment::of([("HOME", "/h")]);
+        let project = ProjectId::default_project();
+        let place = Place { project: &project, environment: &environment, local: false };
+        let args = args("acp fix it --permissions edit -- gemini --acp -m x");
+        let request = build(&args, &Work::of(&args).unwrap(), None, &place).unwrap();
+        assert_eq!((request.harness.as_deref(), request.prompt.as_deref()), (Some("acp"), Some("fix it")));
+        let words: Vec<String> = ["--acp", "-m", "x"].map(str::to_owned).to_vec();
+        assert_eq!((request.command.as_deref(), request.args), (Some("gemini"), Some(words)));
+        assert_eq!(request.permissions, Some(Permissions::Edit));
+    }
+
+    #[test]
     fn commands_without_a_name_get_one() {
         for (words, want) in [
             (&["/usr/bin/make", "test", "-j"][..], Some("make test")),
