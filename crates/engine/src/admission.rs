@@ -37,6 +37,7 @@ pub(crate) fn plan_again(
         permissions: sealed.permissions,
         allowed_tools: &sealed.allowed_tools,
         turns_max: sealed.turns_max,
+        cwd: &sealed.cwd.to_string_lossy(),
         cost_usd_max: sealed.budget.cost_usd_max,
         tokens_max: sealed.budget.tokens_max,
         new_session: new_session.unwrap_or(&sealed.new_session),

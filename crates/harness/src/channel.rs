@@ -90,7 +90,9 @@ impl Prepared {
 impl Channel {
     /// Refuses a frame that cannot be written as one; the long part of every frame is the prompt.
     pub(crate) fn check(&self) -> Result<(), PlanError> {
-        match self.opening.iter().map(|frame| frame.bytes.len()).find(|bytes| *bytes > FRAME_BYTES_MAX) {
+        let prepared = self.prepared.iter().map(|frame| line(&frame.message).len());
+        let lengths = self.opening.iter().map(|frame| frame.bytes.len()).chain(prepared);
+        match lengths.into_iter().find(|bytes| *bytes > FRAME_BYTES_MAX) {
             Some(bytes) => Err(PlanError::TooLong { field: "prompt", bytes, bytes_max: FRAME_BYTES_MAX }),
             None => Ok(()),
         }

@@ -7,6 +7,7 @@
 //! Never: reads or writes anything, asks for the time, looks at the environment or starts a process. What a parser
 //! says depends on nothing but the lines it was given, so that a later server can go on where an earlier one stopped.
 
+mod acp;
 mod channel;
 mod claude;
 mod codex;

@@ -1,5 +1,6 @@
 //! The harnesses of this build, by name.
 
+use crate::acp;
 use crate::claude::Claude;
 use crate::codex::Codex;
 use crate::demo::Demo;
@@ -10,7 +11,8 @@ use crate::kimi::Kimi;
 use crate::opencode::OpenCode;
 use crate::pi::Pi;
 
-static ALL: [&dyn Harness; 8] = [&Claude, &Codex, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Pi];
+static ALL: [&dyn Harness; 11] =
+    [&acp::ANY, &Claude, &Codex, &acp::COPILOT, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Pi, &acp::QWEN];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
@@ -29,7 +31,10 @@ mod tests {
     #[test]
     fn each_harness_is_found_by_its_name() {
         let names: Vec<_> = all().iter().map(|h| h.name()).collect();
-        assert_eq!(names, ["claude", "codex", "demo", "exec", "gemini", "kimi", "opencode", "pi"]);
+        assert_eq!(
+            names,
+            ["acp", "claude", "codex", "copilot", "demo", "exec", "gemini", "kimi", "opencode", "pi", "qwen"]
+        );
         for name in names {
             assert_eq!(find(name).map(Harness::name), Some(name));
         }

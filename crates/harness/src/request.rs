@@ -66,6 +66,8 @@ pub struct Request<'a> {
     pub cost_usd_max: Option<f64>,
     /// Tokens after which the run is to be stopped, at least 1.
     pub tokens_max: Option<u64>,
+    /// The directory the work happens in, absolute.
+    pub cwd: &'a str,
     /// A fresh UUID for the source's own session, where its CLI lets us choose; empty if there is none.
     pub new_session: &'a str,
     /// The source's own session to go on with, instead of a new one.

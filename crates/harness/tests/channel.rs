@@ -100,8 +100,8 @@ fn what_nobody_here_answers_is_answered_so() {
 #[test]
 fn only_an_agent_that_asks_can_be_run_so() {
     for harness in longhaul_harness::all() {
-        let command = (harness.name() == "exec").then_some("ls");
-        let prompt = command.is_none().then_some("hi");
+        let takes = |field| harness.fields().contains(&field);
+        let (command, prompt) = (takes("command").then_some("ls"), takes("prompt").then_some("hi"));
         let request = Request { prompt, command, permissions: Permissions::Ask, ..Request::default() };
         let planned = harness.plan(&request);
         assert_eq!(planned.is_ok(), harness.fields().contains(&"approvals"), "{}: {planned:?}", harness.name());

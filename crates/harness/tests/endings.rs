@@ -285,3 +285,35 @@ fn tokens_and_cost_of_steps_are_added() {
 fn an_agent_that_stopped_because_a_tool_was_not_allowed_did_not_succeed() {
     assert_eq!(short("opencode/tool-denied", ExitHow::Exited(0)), failed("agent_error", "T"));
 }
+
+#[test]
+fn an_end_of_turn_by_acp_is_believed_where_it_may_be() {
+    for name in ["acp-claude", "acp-codex", "acp-codex-0.16.0", "acp-kimi", "acp-opencode", "copilot", "qwen"] {
+        let (status, code, text) = short(&format!("{name}/load"), ExitHow::Exited(0));
+        assert_eq!((status, &*code), (Status::Completed, ""), "{name}");
+        assert!(text.ends_with("After loading."), "{name}: nothing of the history is this run's: {text}");
+        assert!(!text.contains("Second turn."), "{name}: {text}");
+    }
+    // Those that say so after a failure too.
+    assert_eq!(short("acp-kimi/error", ExitHow::Exited(0)), failed("empty_output", ""));
+    assert_eq!(short("copilot/error", ExitHow::Exited(0)), failed("upstream", ""));
+    assert_eq!(short("acp-codex/error", ExitHow::Exited(0)), failed("upstream", ""));
+    // Those that say so.
+    assert_eq!(short("acp-claude/error", ExitHow::Exited(0)), failed("upstream", "API Error: 400 bad request"));
+    assert_eq!(short("acp-gemini/error", ExitHow::Exited(0)), failed("upstream", ""));
+    assert_eq!(short("acp-gemini/load", ExitHow::Exited(0)), failed("session_not_found", ""));
+    assert_eq!(short("acp-opencode/error", ExitHow::Exited(0)), failed("upstream", ""));
+    assert_eq!(short("qwen/error", ExitHow::Exited(0)), failed("upstream", ""));
+    assert_eq!(short("qwen/cancel", ExitHow::Exited(0)), failed("interrupted", "Running."));
+}
+
+#[test]
+fn tokens_by_acp_are_the_run_s() {
+    let usage =
+        |name: &str| ending(name, ExitHow::Exited(0)).totals.usage.map(|used| (used.input_tokens, used.output_tokens));
+    for name in ["acp-claude/load", "acp-codex/load", "copilot/load", "qwen/load"] {
+        assert_eq!(usage(name), Some((Some(100), Some(20))), "{name}");
+    }
+    assert_eq!(usage("acp-kimi/load"), None, "what is unknown stays unknown");
+    assert_eq!(ending("acp-claude/load", ExitHow::Exited(0)).totals.cost, Some(estimate(0.001)));
+}

@@ -326,6 +326,7 @@ fn chat_fields(table: &mut Table) {
     table.chat(talk(json!({ "cwd": "rel" })), 400, "invalid_field", Some("cwd"));
     table.chat(talk(json!({ "cwd": "/nowhere/at/all" })), 400, "invalid_field", Some("cwd"));
     table.chat(talk(json!({ "model": "demo/wat" })), 400, "invalid_field", Some("model"));
+    table.chat(talk(json!({ "model": "acp/m" })), 404, "unknown_harness", Some("model"));
     table.chat(
         talk(json!({ "model": "exec", "messages": [{ "role": "user", "content": "ls" }] })),
         404,

@@ -137,6 +137,8 @@ pub enum Stop {
     OutputLimit,
     /// Its host is going down.
     Shutdown,
+    /// It had said its last word and did not go; what it said counts.
+    Lingered,
     /// Its output could not be kept, for a reason that waiting does not heal.
     SpoolError,
 }
@@ -152,6 +154,7 @@ impl Stop {
             Self::Idle => "idle",
             Self::OutputLimit => "output_limit",
             Self::Shutdown => "shutdown",
+            Self::Lingered => "lingered",
             Self::SpoolError => "spool_error",
         }
     }

@@ -71,6 +71,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Stop::Idle),
         1 => Just(Stop::OutputLimit),
         1 => Just(Stop::Shutdown),
+        1 => Just(Stop::Lingered),
         1 => Just(Stop::SpoolError),
     ];
     prop_oneof![

@@ -29,6 +29,8 @@ pub enum StopReason {
     Deadline,
     /// The server gives its runs up.
     Shutdown,
+    /// It was let go and did not go.
+    Lingered,
 }
 
 impl From<StopReason> for Stop {
@@ -37,6 +39,7 @@ impl From<StopReason> for Stop {
             StopReason::Cancel => Self::Cancel,
             StopReason::Deadline => Self::Deadline,
             StopReason::Shutdown => Self::Shutdown,
+            StopReason::Lingered => Self::Lingered,
         }
     }
 }

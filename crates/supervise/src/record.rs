@@ -96,6 +96,8 @@ pub enum Stop {
     Idle,
     /// The shim got SIGTERM, or a server shuts its runs down.
     Shutdown,
+    /// It had said its last word and had been let go, and did not go.
+    Lingered,
     /// The spool cannot be written for a reason that waiting does not heal; see [`Exit::spool_error`].
     SpoolError,
 }

@@ -16,6 +16,7 @@ use longhaul_supervise::{AttemptDir, AttemptError, AttemptSpec, AttemptState, Ev
 
 use super::control::Control;
 use super::ingest::Source;
+use super::wire::Wire;
 use super::{LetGo, Owner};
 use crate::containment::Confine;
 use crate::engine::attempt_path;
@@ -338,6 +339,8 @@ impl Owner {
             Some(StopReason::Shutdown)
         } else if self.seen_live.is_some_and(|since| since.elapsed() > budget) {
             Some(StopReason::Deadline)
+        } else if self.wire.as_ref().is_some_and(Wire::lingers) {
+            Some(StopReason::Lingered)
         } else {
             None
         }

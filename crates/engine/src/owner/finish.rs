@@ -217,6 +217,7 @@ const fn stop_of(stop: supervise::Stop) -> Stop {
         supervise::Stop::OutputLimit => Stop::OutputLimit,
         supervise::Stop::Idle => Stop::Idle,
         supervise::Stop::Shutdown => Stop::Shutdown,
+        supervise::Stop::Lingered => Stop::Lingered,
         supervise::Stop::SpoolError => Stop::SpoolError,
     }
 }

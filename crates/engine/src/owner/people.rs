@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::commit::Refused;
 use super::control::Control;
 use super::ingest::Source;
-use super::wire::Wrote;
+use super::wire::{Wire, Wrote};
 use super::{Events, LetGo, Owner};
 use crate::engine::attempt_path;
 use crate::error::{AnswerError, InputError};
@@ -84,18 +84,19 @@ impl Owner {
             return Ok(());
         }
         self.tell_delivered(attempt).await?;
-        let mut wrote = false;
         for (id, bytes) in self.unsaid(attempt, source) {
             match self.write(id, bytes).await? {
-                Wrote::There => wrote = true,
+                Wrote::There => {}
                 Wrote::Later => return Ok(()),
                 Wrote::Never => break,
             }
         }
         if self.is_to_go(source) {
-            wrote |= self.close_input().await? == Wrote::There;
+            self.close_input().await?;
         }
-        if wrote && let Err(error) = control.input().await {
+        if self.wire.as_mut().is_some_and(Wire::take_untold)
+            && let Err(error) = control.input().await
+        {
             tracing::debug!(run = %self.shared.key, %error, "could not tell a shim of input; it looks by itself");
         }
         Ok(())

@@ -32,6 +32,9 @@ const VERSION: u32 = 1;
 /// The id of the end of input.
 const CLOSE: &str = "close";
 
+/// How long an agent may take to go after its last word; the slowest that was seen, qwen, takes 11 s.
+const LINGER_MAX: Duration = Duration::from_secs(30);
+
 /// How long an agent that rests may take to say that it has a message, before it is let go without it.
 const REST_MAX: Duration = Duration::from_secs(15);
 
@@ -55,6 +58,8 @@ pub(super) struct Wire {
     forwarded: u64,
     /// Since when the agent rests.
     rests_since: Option<Instant>,
+    /// Whether the log has a frame of which the shim was not told.
+    untold: bool,
 }
 
 /// Makes what an attempt's channel begins with, durable before the launch.
@@ -96,6 +101,7 @@ impl Wire {
             closes_itself: close_when.is_some(),
             forwarded: 0,
             rests_since: None,
+            untold: false,
         }))
     }
 
@@ -123,6 +129,16 @@ impl Wire {
     /// Whether the agent says itself which messages it has.
     pub(super) fn acknowledges(&self) -> bool {
         self.protocol.acknowledges
+    }
+
+    /// Whether the agent was let go long ago and is still there.
+    pub(super) fn lingers(&self) -> bool {
+        self.rests_since.is_some_and(|since| since.elapsed() > LINGER_MAX) && (self.closes_itself || self.is_closed())
+    }
+
+    /// Whether the shim is to be told of a frame, the protocol's own answers among them.
+    pub(super) fn take_untold(&mut self) -> bool {
+        std::mem::take(&mut self.untold)
     }
 
     /// The shim has dealt with so much.
@@ -191,8 +207,9 @@ impl Owner {
         .await;
         let (log, appended) = appended.map_err(|error| LetGo::Trouble(error.to_string()))?;
         match appended {
-            Ok(Appended::New { .. } | Appended::AlreadyThere) => {
+            Ok(appended @ (Appended::New { .. } | Appended::AlreadyThere)) => {
                 wire.log = Some(log);
+                wire.untold |= matches!(appended, Appended::New { .. });
                 self.shared.set_blocked(None, 0);
                 Ok(Wrote::There)
             }

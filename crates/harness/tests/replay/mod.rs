@@ -13,6 +13,8 @@ use longhaul_model::event::OutputStream;
 pub struct Recorded {
     pub name: String,
     pub harness: &'static dyn Harness,
+    /// The file: of a conversation by ACP with what the recorder said, each such line behind [`SAID`].
+    pub raw: Vec<u8>,
     pub stdout: Vec<u8>,
     /// What it wrote to stderr, where that was recorded: it comes after all of stdout.
     pub stderr: Vec<u8>,
@@ -39,28 +41,72 @@ fn folder() -> PathBuf {
 pub fn all() -> Vec<Recorded> {
     let mut found = Vec::new();
     for (dir, harness) in [
+        ("acp-claude", "acp"),
+        ("acp-claude-0.23.1", "acp"),
+        ("acp-codex", "acp"),
+        ("acp-codex-0.16.0", "acp"),
+        ("acp-gemini", "acp"),
+        ("acp-kimi", "acp"),
+        ("acp-opencode", "acp"),
         ("claude", "claude"),
         ("claude-2.1.197", "claude"),
         ("codex", "codex"),
+        ("copilot", "copilot"),
         ("gemini", "gemini"),
         ("kimi", "kimi"),
         ("opencode", "opencode"),
         ("pi", "pi"),
         ("pi-0.87.1", "pi"),
+        ("qwen", "qwen"),
     ] {
         for entry in std::fs::read_dir(folder().join(dir)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|e| e == "jsonl") {
                 let name = format!("{dir}/{}", path.file_stem().unwrap().to_str().unwrap());
-                let stdout = std::fs::read(&path).unwrap();
+                let raw = std::fs::read(&path).unwrap();
+                let stdout = if speaks_acp(harness) { as_ours(&raw) } else { raw.clone() };
                 let stderr = std::fs::read(path.with_extension("stderr")).unwrap_or_default();
-                found.push(Recorded { name, harness: find(harness).unwrap(), stdout, stderr });
+                found.push(Recorded { name, harness: find(harness).unwrap(), raw, stdout, stderr });
             }
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(found.len() > 130, "transcripts are missing");
+    assert!(found.len() > 166, "transcripts are missing");
     found
+}
+
+/// What stands before a line that the recorder said.
+pub const SAID: &[u8] = b">>> ";
+
+/// Whether a harness speaks ACP.
+pub fn speaks_acp(harness: &str) -> bool {
+    ["acp", "copilot", "qwen"].contains(&harness)
+}
+
+/// What an agent wrote in a conversation, with its answers under the ids that the harness gives to its requests where
+/// the recorder had 0 for `initialize`, 1 for the session, 10 and 11 for prompts. The terms are those of a run that asks.
+fn as_ours(raw: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(raw).unwrap();
+    let first = if text.contains("\"session/load\"") { 1410 } else { 1400 };
+    let mut ours = String::new();
+    for line in text.lines().filter(|line| !line.as_bytes().starts_with(SAID)) {
+        let message: serde_json::Value = serde_json::from_str(line).unwrap();
+        let id = match message["id"].as_u64() {
+            Some(0) => first,
+            Some(1) => 2,
+            _ => 5,
+        };
+        let mut line = line.to_owned();
+        if message.get("method").is_none() {
+            let old = message["id"].as_u64().unwrap();
+            for end in [",\"result\"", ",\"error\"", "}"] {
+                line = line.replacen(&format!("\"id\":{old}{end}"), &format!("\"id\":{id}{end}"), 1);
+            }
+        }
+        ours.push_str(&line);
+        ours.push('\n');
+    }
+    ours.into_bytes()
 }
 
 /// One recorded run by name.

@@ -19,6 +19,9 @@ use crate::access::Token;
 /// The harness that is any command.
 pub const EXEC: &str = "exec";
 
+/// The harness that is any agent which speaks ACP: the words after `--` are its command.
+const ACP: &str = "acp";
+
 /// Characters of an argument that may become a part of a command's name.
 const NAME_WORD_CHARS_MAX: usize = 24;
 
@@ -33,6 +36,8 @@ pub enum Work {
         model: Option<String>,
         /// The words after it.
         prompt: Option<String>,
+        /// The agent's own command, where the harness is none in particular.
+        command: Vec<String>,
     },
     /// A command.
     Command {
@@ -56,7 +61,7 @@ pub struct Place<'a> {
 
 impl Work {
     /// What the words mean: `HARNESS[/MODEL] [PROMPT…]`, or `-- COMMAND ARGS…`; after `HARNESS --` follows a prompt
-    /// that may begin with a dash.
+    /// that may begin with a dash, after `acp [PROMPT…] --` the command of an agent.
     ///
     /// # Errors
     /// Nothing was named, or too much.
@@ -86,11 +91,17 @@ impl Work {
         if slash_model.is_some() && args.model.is_some() {
             return Err(Trouble::new("the model is named twice: after the slash and by --model"));
         }
-        let words: Vec<&str> = args.prompt.iter().chain(&args.command).map(String::as_str).collect();
+        let (more, command) = if harness == ACP { (&[][..], &args.command[..]) } else { (&args.command[..], &[][..]) };
+        if harness == ACP && command.is_empty() {
+            return Err(Trouble::new("which agent is meant? its command follows after --")
+                .help("for example: longhaul run acp \"explain this project\" -- gemini --acp"));
+        }
+        let words: Vec<&str> = args.prompt.iter().chain(more).map(String::as_str).collect();
         Ok(Self::Agent {
             harness: harness.to_owned(),
             model: slash_model.or_else(|| args.model.clone()),
             prompt: (!words.is_empty()).then(|| words.join(" ")),
+            command: command.to_vec(),
         })
     }
 }
@@ -119,8 +130,12 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         ..RunRequest::default()
     };
     match work {
-        Work::Agent { harness, model, prompt } => {
+        Work::Agent { harness, model, prompt, command } => {
             request.harness = Some(harness.clone());
+            if let [program, words @ ..] = &command[..] {
+                request.command = Some(program.clone());
+                request.args = (!words.is_empty()).then(|| words.to_vec());
+            }
             request.model.clone_from(model);
             request.prompt = match (prompt, text) {
                 (Some(prompt), Some(text)) => Some(format!("{prompt}\n\n{text}")),
@@ -340,7 +355,12 @@ mod tests {
     }
 
     fn agent(harness: &str, model: Option<&str>, prompt: Option<&str>) -> Work {
-        Work::Agent { harness: harness.into(), model: model.map(Into::into), prompt: prompt.map(Into::into) }
+        Work::Agent {
+            harness: harness.into(),
+            model: model.map(Into::into),
+            prompt: prompt.map(Into::into),
+            command: vec![],
+        }
     }
 
     #[test]
@@ -363,6 +383,14 @@ mod tests {
         ] {
             assert_eq!(Work::of(&args(words)).unwrap(), want, "{words}");
         }
+        let gemini = Work::Agent {
+            harness: "acp".into(),
+            model: None,
+            prompt: Some("fix it".into()),
+            command: vec!["gemini".into(), "--acp".into()],
+        };
+        assert_eq!(Work::of(&args("acp fix it -- gemini --acp")).unwrap(), gemini);
+        assert!(Work::of(&args("acp fix it")).is_err(), "which agent?");
         assert!(Work::of(&args("claude/x --model y")).is_err());
         for nothing in ["exec", "", "--", "-d"] {
             assert!(Work::of(&args(nothing)).is_err(), "{nothing}");
@@ -392,6 +420,19 @@ mod tests {
         let remote = build(&args, &work, None, &place(false)).unwrap();
         assert_eq!(remote.captured_env, None, "variables do not leave this host");
         assert_eq!(remote.cwd.as_deref(), Some("/"), "what was named is sent");
+    }
+
+    #[test]
+    fn an_agent_by_acp_has_a_prompt_and_a_command() {
+        let environment = Environment::of([("HOME", "/h")]);
+        let project = ProjectId::default_project();
+        let place = Place { project: &project, environment: &environment, local: false };
+        let args = args("acp fix it --permissions edit -- gemini --acp -m x");
+        let request = build(&args, &Work::of(&args).unwrap(), None, &place).unwrap();
+        assert_eq!((request.harness.as_deref(), request.prompt.as_deref()), (Some("acp"), Some("fix it")));
+        let words: Vec<String> = ["--acp", "-m", "x"].map(str::to_owned).to_vec();
+        assert_eq!((request.command.as_deref(), request.args), (Some("gemini"), Some(words)));
+        assert_eq!(request.permissions, Some(Permissions::Edit));
     }
 
     #[test]

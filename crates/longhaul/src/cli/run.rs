@@ -75,7 +75,7 @@ pub enum WhenLost {
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
-    override_usage = "longhaul run [OPTIONS] HARNESS[/MODEL] [PROMPT]\n       longhaul run [OPTIONS] -- COMMAND [ARGS]…"
+    override_usage = "longhaul run [OPTIONS] HARNESS[/MODEL] [PROMPT]\n       longhaul run [OPTIONS] acp [PROMPT] -- COMMAND [ARGS]…\n       longhaul run [OPTIONS] -- COMMAND [ARGS]…"
 )]
 pub struct Args {
     /// Agent to run: claude, codex, demo, …; after a slash its model
@@ -84,7 +84,7 @@ pub struct Args {
     /// What it is to do; without it the prompt is read from --file or from a pipe
     #[arg(value_name = "PROMPT")]
     pub prompt: Vec<String>,
-    /// Command to run instead of an agent
+    /// Command to run instead of an agent; after acp the command of an agent that speaks ACP
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
     /// Start it, print its id and return

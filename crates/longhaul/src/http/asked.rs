@@ -117,8 +117,8 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, who: &Caller) 
     new.sealed.turn = turn;
     new.after = request.previous;
     super::trace::join(&mut new, headers);
-    if new.harness == "exec" {
-        let text = "exec is not a chat model; POST /v1/runs runs commands";
+    if super::models::needs_a_command(&new.harness) {
+        let text = format!("{} is not a chat model; POST /v1/runs runs commands", new.harness);
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());
     }
     if longhaul_harness::find(&new.harness).is_none() {

@@ -344,6 +344,7 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         "gemini" => root.join("node_modules/.bin/gemini"),
         "kimi" => root.join("node_modules/.bin/kimi"),
         "pi" => root.join("node_modules/.bin/pi"),
+        "qwen" => root.join("node_modules/.bin/qwen"),
         "python" => root.join("venv/bin/python"),
         "node-openai" => root.join("node_modules/openai"),
         "playwright" => root.join("node_modules/playwright-core"),

@@ -113,7 +113,9 @@ pub(super) fn fate(state: &RunState, attempt: AttemptNo, exit: &Exit) -> Fate {
             let by_signal = SIGNAL_STATUSES.contains(status) && told.is_none();
             by_signal || (*status != 0 && resume_failed(state))
         }
-        (Stop::Cancel | Stop::Deadline | Stop::Idle | Stop::OutputLimit | Stop::SpoolError, _) => false,
+        (Stop::Cancel | Stop::Deadline | Stop::Idle | Stop::OutputLimit | Stop::SpoolError | Stop::Lingered, _) => {
+            false
+        }
     };
     if !lost {
         return Fate::Ended;

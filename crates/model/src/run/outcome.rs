@@ -72,10 +72,10 @@ fn failure(state: &RunState, exit: &Exit) -> (String, String) {
             let why = exit.spool_error.as_deref().unwrap_or("the reason is not known");
             ("spool_failed", format!("the run's output could not be kept: {why}"))
         }
-        Stop::None | Stop::Cancel if exit.output_lost_bytes > 0 => {
+        Stop::None | Stop::Cancel | Stop::Lingered if exit.output_lost_bytes > 0 => {
             ("output_limit", format!("{} bytes of output were over the limit and are lost", exit.output_lost_bytes))
         }
-        Stop::None | Stop::Cancel => match &exit.how {
+        Stop::None | Stop::Cancel | Stop::Lingered => match &exit.how {
             ExitHow::Lost => ("lost", "the run's supervisor was killed; its end was not witnessed".to_owned()),
             ExitHow::NeverStarted { error: Some(error) } => {
                 let code = match error.errno {
