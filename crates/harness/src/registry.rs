@@ -8,9 +8,10 @@ use crate::gemini::Gemini;
 use crate::harness::Harness;
 use crate::kimi::Kimi;
 use crate::opencode::OpenCode;
+use crate::passthrough::Passthrough;
 use crate::pi::Pi;
 
-static ALL: [&dyn Harness; 8] = [&Claude, &Codex, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Pi];
+static ALL: [&dyn Harness; 9] = [&Claude, &Codex, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Passthrough, &Pi];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
@@ -29,7 +30,7 @@ mod tests {
     #[test]
     fn each_harness_is_found_by_its_name() {
         let names: Vec<_> = all().iter().map(|h| h.name()).collect();
-        assert_eq!(names, ["claude", "codex", "demo", "exec", "gemini", "kimi", "opencode", "pi"]);
+        assert_eq!(names, ["claude", "codex", "demo", "exec", "gemini", "kimi", "opencode", "passthrough", "pi"]);
         for name in names {
             assert_eq!(find(name).map(Harness::name), Some(name));
         }

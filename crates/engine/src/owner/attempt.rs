@@ -65,7 +65,8 @@ impl Owner {
             Some(session) => self.engine.session(&session).await?.and_then(|session| session.source_session_id),
             None => None,
         };
-        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref()) {
+        let upstreams = &self.engine.inner.options.upstreams;
+        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref(), upstreams) {
             Ok(plan) => plan,
             Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
         };
