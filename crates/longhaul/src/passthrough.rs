@@ -28,6 +28,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(20);
 /// The wait after the first failed try; each later one is twice as long.
 const WAIT_MIN: Duration = Duration::from_millis(500);
 
+/// The shortest wait, whatever an upstream asks for.
+const WAIT_LEAST: Duration = Duration::from_millis(50);
+
 /// The longest wait that an upstream may ask for; who asks for more is not tried again.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -89,7 +92,7 @@ impl<W: Write> Caller<W> {
                 Tried::Again { why, wait: asked }
                     if attempt < TRIES_MAX && asked.is_none_or(|asked| asked <= WAIT_MAX) =>
                 {
-                    let delay = asked.unwrap_or(wait);
+                    let delay = asked.map_or(wait, |asked| asked.max(WAIT_LEAST));
                     self.say(&Line::Retry {
                         upstream: self.call.upstream.clone(),
                         attempt,

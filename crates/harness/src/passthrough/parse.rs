@@ -88,7 +88,7 @@ impl State {
             }
             Line::Unsent { upstream, why, lacks } => {
                 let failure = match lacks {
-                    Some(name) => ("not_logged_in", format!("{upstream}: {}", remedy(&name))),
+                    Some(name) => ("not_logged_in", format!("{upstream}: {}; {}", short(&why), remedy(&name))),
                     None => ("upstream", format!("{upstream}: {}", short(&why))),
                 };
                 self.verdict(Some(failure), out);

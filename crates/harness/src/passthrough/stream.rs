@@ -59,6 +59,7 @@ impl Answer {
     /// A chunk of Chat Completions. With the last one, of no choice, comes the usage.
     fn chunk(&mut self, chunk: &Value, out: &mut Vec<EventData>) -> Result<Step, Unknown> {
         let choices = chunk.get("choices").and_then(Value::as_array).ok_or(Unknown)?;
+        let mut known = Ok(Step::More);
         self.model(chunk);
         for choice in choices.iter().filter(|choice| count(choice, "index").unwrap_or(0) == 0) {
             let delta = choice.get("delta").unwrap_or(&Value::Null);
@@ -66,6 +67,10 @@ impl Answer {
             reasoning(text(delta, "reasoning_content").or_else(|| text(delta, "reasoning")), out);
             message(text(delta, "content"), out);
             message(text(delta, "refusal"), out);
+            if ["tool_calls", "function_call"].iter().any(|name| delta.get(name).is_some_and(|call| !call.is_null())) {
+                // Nobody offered a tool: what the model wants with one is kept as it came.
+                known = Err(Unknown);
+            }
             if text(delta, "refusal").is_some() {
                 self.why = Some("refusal".to_owned());
             } else if let Some(why) = text(choice, "finish_reason")
@@ -86,7 +91,7 @@ impl Answer {
                 reasoning_tokens: count(wrote, "reasoning_tokens"),
             };
         }
-        Ok(Step::More)
+        known
     }
 
     /// An event of the Messages API.
