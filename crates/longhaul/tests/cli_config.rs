@@ -227,7 +227,7 @@ fn upstreams_are_tables_whose_mistakes_are_told_and_whose_keys_are_named_alone()
         assert!(text.contains(&format!("{}:{mistake}", file.display())), "{mistake}\n{text}");
     }
     assert!(!text.contains("pw@") && !text.contains("sk-1234"), "what could be a secret is not repeated: {text}");
-    assert_eq!(text.lines().filter(|line| line.starts_with("  ")).count(), 11, "and nothing else: {text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("  ")).count(), 12, "these and the hint: {text}");
 
     home.config(
         "[passthrough.\"my.own\"]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\nkey_env = \"MY_KEY\"\n\
