@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul_harness::{Harness, Plan, Program, Request};
+use longhaul_harness::{Harness, Plan, Program, Request, Upstream};
 
 use crate::error::DispatchError;
 use crate::sealed::Sealed;
@@ -12,7 +12,12 @@ use crate::sealed::Sealed;
 pub(crate) const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named.
-pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>) -> Result<Plan, DispatchError> {
+pub(crate) fn plan(
+    harness: &dyn Harness,
+    sealed: &Sealed,
+    resume: Option<&str>,
+    upstreams: &[Upstream],
+) -> Result<Plan, DispatchError> {
     plan_again(harness, sealed, resume, None, None)
 }
 
@@ -42,6 +47,7 @@ pub(crate) fn plan_again(
         tokens_max: sealed.budget.tokens_max,
         new_session: new_session.unwrap_or(&sealed.new_session),
         resume,
+        upstreams,
     };
     Ok(harness.plan(&request)?)
 }

@@ -222,10 +222,11 @@ impl Engine {
         } else if session.is_none() {
             new.sealed.cwd = self.work_dir(&dir);
         }
-        let plan = admission::plan(harness, &new.sealed, None)?;
+        let upstreams = &self.inner.options.upstreams;
+        let plan = admission::plan(harness, &new.sealed, None, upstreams)?;
         if let Some(session) = &session {
             // Whether the harness can go on with a session, whatever its id will be.
-            admission::plan(harness, &new.sealed, Some(&new.sealed.new_session))?;
+            admission::plan(harness, &new.sealed, Some(&new.sealed.new_session), upstreams)?;
             if Self::is_reshaped(session, &new.sealed) {
                 new.warnings.push(Warning {
                     code: "session_profile".to_owned(),

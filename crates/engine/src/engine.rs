@@ -51,6 +51,8 @@ pub struct Options {
     pub address: String,
     /// The server's environment, read once.
     pub environment: BTreeMap<String, String>,
+    /// The endpoints that `passthrough` may call.
+    pub upstreams: Vec<longhaul_harness::Upstream>,
 }
 
 pub(crate) struct Inner {
@@ -116,6 +118,15 @@ impl Engine {
         let engine = Self { inner };
         engine.recover().await?;
         Ok(engine)
+    }
+
+    /// The endpoints that `passthrough` may call, each with what can be said of it without a call: `ready`, or `no_key`
+    /// where its variable is not in the server's environment.
+    pub fn upstreams(&self) -> Vec<(&longhaul_harness::Upstream, &'static str)> {
+        let options = &self.inner.options;
+        let known = |name: &String| options.environment.get(name).is_some_and(|key| !key.trim().is_empty());
+        let state = |key: &Option<String>| if key.as_ref().is_none_or(known) { "ready" } else { "no_key" };
+        options.upstreams.iter().map(|upstream| (upstream, state(&upstream.key_env))).collect()
     }
 
     async fn recover(&self) -> Result<(), StoreError> {

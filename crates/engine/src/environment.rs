@@ -47,6 +47,11 @@ pub(crate) fn build(source: &Source<'_>) -> Vec<(String, String)> {
         .filter(|(name, _)| !name.starts_with(OURS) && (all || allowed(name, source.plan.env_allow)))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
+    for name in source.plan.keys.iter().filter(|name| !name.starts_with(OURS)) {
+        if let Some(value) = base.get(name).or_else(|| source.server.get(name)) {
+            env.insert(name.clone(), value.clone());
+        }
+    }
     if let Some(tmp) = source.tmp {
         env.insert("TMPDIR".to_owned(), tmp.to_owned());
     }

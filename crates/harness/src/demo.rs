@@ -66,6 +66,7 @@ impl Harness for Demo {
             channel: None,
             env: Vec::new(),
             env_allow: &ENV_BASE,
+            keys: Vec::new(),
             stop: stop_by_interrupt(),
             source_session_id: request.resume.map(str::to_owned),
             warnings: Vec::new(),

@@ -49,6 +49,7 @@ impl Harness for Exec {
             channel: None,
             env: Vec::new(),
             env_allow: &ENV_BASE,
+            keys: Vec::new(),
             stop: stop_by_term(),
             source_session_id: None,
             warnings: Vec::new(),

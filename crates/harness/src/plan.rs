@@ -50,6 +50,8 @@ pub struct Plan {
     pub env: Vec<(String, String)>,
     /// Variables that pass from the caller's environment when they are there: a name, or a prefix that ends in `*`.
     pub env_allow: &'static [&'static str],
+    /// Variables that hold keys and pass from the caller's environment, else from the server's, when they are there.
+    pub keys: Vec<String>,
     /// How to ask for the end, in order.
     pub stop: Vec<StopStep>,
     /// The source's own session id, where we could choose it.

@@ -9,10 +9,11 @@ use crate::gemini::Gemini;
 use crate::harness::Harness;
 use crate::kimi::Kimi;
 use crate::opencode::OpenCode;
+use crate::passthrough::Passthrough;
 use crate::pi::Pi;
 
-static ALL: [&dyn Harness; 11] =
-    [&acp::ANY, &Claude, &Codex, &acp::COPILOT, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Pi, &acp::QWEN];
+static ALL: [&dyn Harness; 12] =
+    [&acp::ANY, &Claude, &Codex, &acp::COPILOT, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Passthrough, &Pi, &acp::QWEN];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
@@ -33,7 +34,20 @@ mod tests {
         let names: Vec<_> = all().iter().map(|h| h.name()).collect();
         assert_eq!(
             names,
-            ["acp", "claude", "codex", "copilot", "demo", "exec", "gemini", "kimi", "opencode", "pi", "qwen"]
+            [
+                "acp",
+                "claude",
+                "codex",
+                "copilot",
+                "demo",
+                "exec",
+                "gemini",
+                "kimi",
+                "opencode",
+                "passthrough",
+                "pi",
+                "qwen"
+            ]
         );
         for name in names {
             assert_eq!(find(name).map(Harness::name), Some(name));

@@ -72,6 +72,8 @@ pub struct Request<'a> {
     pub new_session: &'a str,
     /// The source's own session to go on with, instead of a new one.
     pub resume: Option<&'a str>,
+    /// The endpoints that are configured, for `passthrough`.
+    pub upstreams: &'a [crate::passthrough::upstream::Upstream],
 }
 
 impl Request<'_> {

@@ -3,15 +3,20 @@
 //! Job: every key with its type, its variable and its default; a file or an environment with mistakes is refused whole,
 //! each mistake with its place. Never: reads the environment by itself, or the content of a token file; prints.
 
+mod upstreams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use longhaul_harness::Upstream;
 use serde_json::json;
 use toml::de::{DeTable, DeValue};
 
 use crate::http::Origin;
+
+pub use upstreams::{UPSTREAM_KEYS, show as show_upstream};
 
 /// The largest file that is read; a configuration is a few lines.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -58,7 +63,7 @@ const fn key(name: &'static str, variable: &'static str, kind: Kind, about: &'st
     Key { name, variable: Some(variable), kind, about }
 }
 
-/// Every key.
+/// Every key, without those of the tables `[passthrough.NAME]`.
 pub const KEYS: &[Key] = &[
     key("client.server", "LONGHAUL_SERVER", Kind::Text, "The server that commands speak to, HOST:PORT."),
     key("client.token", "LONGHAUL_TOKEN", Kind::Secret, "The token they send it."),
@@ -158,6 +163,7 @@ pub struct Config {
     pub named: bool,
     in_file: BTreeMap<&'static str, (Value, usize)>,
     in_variables: BTreeMap<&'static str, Value>,
+    upstreams: BTreeMap<String, (Upstream, usize)>,
 }
 
 impl Config {
@@ -196,7 +202,8 @@ impl Config {
         for error in &broken {
             found.push((line(error.span().map_or(0, |span| span.start)), error.message().to_owned()));
         }
-        let tables: BTreeSet<&str> = KEYS.iter().filter_map(|key| Some(key.name.split_once('.')?.0)).collect();
+        let mut tables: BTreeSet<&str> = KEYS.iter().filter_map(|key| Some(key.name.split_once('.')?.0)).collect();
+        tables.insert(upstreams::TABLE);
         for (table, members) in document.get_ref() {
             let at = line(table.span().start);
             let DeValue::Table(members) = members.get_ref() else {
@@ -211,6 +218,18 @@ impl Config {
             for (name, value) in members {
                 let at = line(name.span().start);
                 let full = format!("{}.{}", table.get_ref(), name.get_ref());
+                if &**table.get_ref() == upstreams::TABLE {
+                    let DeValue::Table(upstream) = value.get_ref() else {
+                        found.push((at, format!("`{full}` must be a table, as [{full}]")));
+                        continue;
+                    };
+                    let mut mistakes = Vec::new();
+                    if let Some(one) = upstreams::take(name.get_ref(), upstream, name.span().start, &mut mistakes) {
+                        self.upstreams.insert(one.name.clone(), (one, at));
+                    }
+                    found.extend(mistakes.into_iter().map(|(at, why)| (line(at), why)));
+                    continue;
+                }
                 let Some(key) = KEYS.iter().find(|key| key.name == full) else {
                     found.push((at, format!("there is no key `{full}`")));
                     continue;
@@ -233,6 +252,17 @@ impl Config {
         }
         let (value, line) = self.in_file.get(name)?;
         Some((value, Source::File(self.file.clone().unwrap_or_default(), *line)))
+    }
+
+    /// The endpoints of `passthrough`, by name.
+    pub fn upstreams(&self) -> Vec<Upstream> {
+        self.upstreams.values().map(|(upstream, _)| upstream.clone()).collect()
+    }
+
+    /// Where the table of an upstream begins.
+    pub fn upstream_source(&self, name: &str) -> Option<Source> {
+        let (_, line) = self.upstreams.get(name)?;
+        Some(Source::File(self.file.clone().unwrap_or_default(), *line))
     }
 
     /// A text.
@@ -364,6 +394,7 @@ pub fn schema() -> serde_json::Value {
         schema["description"] = key.about.into();
         table["properties"][name] = schema;
     }
+    tables.insert(upstreams::TABLE.to_owned(), upstreams::schema());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Longhaul's config.toml",

@@ -17,6 +17,7 @@ fn main() -> ExitCode {
     match words.next().as_deref().and_then(|verb| verb.to_str()) {
         Some(shim::VERB) => shim::main(Path::new(&words.next().unwrap_or_default())),
         Some(exec_stage::VERB) => exec_stage::main(words),
+        Some(longhaul_harness::passthrough::VERB) => longhaul::passthrough::main(),
         Some("demo-agent") => demo_agent(&words.next().unwrap_or_default(), words.next()),
         _ => ExitCode::from(longhaul::cli::main(std::env::args_os())),
     }

@@ -80,6 +80,8 @@ pub struct Options {
     pub cgroup: Where,
     /// Files and directories that no confined run sees besides the data directory: tokens, configuration.
     pub hidden: Vec<PathBuf>,
+    /// The endpoints that `passthrough` may call.
+    pub upstreams: Vec<longhaul_harness::Upstream>,
 }
 
 /// Runs with a process at once where nothing says how many: twice the cores, at least 4.
@@ -432,6 +434,7 @@ fn engine_options(options: &Options, store: Arc<EmbeddedStore>, bound: SocketAdd
         clock: Arc::new(SystemClock),
         address: bound.to_string(),
         environment,
+        upstreams: options.upstreams.clone(),
     }
 }
 

@@ -182,7 +182,14 @@ fn the_schema_has_every_key_and_allows_no_other() {
     let schema: Value = serde_json::from_str(&out(&Home::new().longhaul(&["config", "schema"]))).unwrap();
     assert_eq!(schema["additionalProperties"], false);
     let mut names = vec![];
-    for (table, members) in schema["properties"].as_object().unwrap() {
+    let mut tables = schema["properties"].as_object().unwrap().clone();
+    let upstream = &tables.remove("passthrough").unwrap()["additionalProperties"];
+    assert_eq!(upstream["additionalProperties"], false);
+    let told: Vec<&str> = upstream["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+    let mut keys = longhaul::config::UPSTREAM_KEYS.map(|(name, _)| name);
+    keys.sort_unstable();
+    assert_eq!(told, keys);
+    for (table, members) in &tables {
         assert_eq!(members["additionalProperties"], false, "{table}");
         names.extend(members["properties"].as_object().unwrap().keys().map(|name| format!("{table}.{name}")));
     }
@@ -190,6 +197,63 @@ fn the_schema_has_every_key_and_allows_no_other() {
     want.sort_unstable();
     names.sort_unstable();
     assert_eq!(names, want);
+}
+
+#[test]
+fn upstreams_are_tables_whose_mistakes_are_told_and_whose_keys_are_named_alone() {
+    let home = Home::new();
+    let file = home.config(
+        "[passthrough.\"a b\"]\nkind = \"openai\"\nbase_url = \"https://a.example/v1\"\n\
+         [passthrough.b]\nkind = \"gemini\"\nbase_url = \"https://user:pw@b.example\"\nkey_env = \"sk-1234\"\n\
+         models = [\"two words\"]\nmax_tokens = 0\nkey = \"x\"\n\
+         [passthrough.c]\nkey_env = \"LONGHAUL_TOKEN\"\n[passthrough]\nd = 1\n",
+    );
+    let output = home.longhaul(&["config", "check"]);
+    assert_eq!(output.status.code(), Some(78));
+    let text = said(&output);
+    for mistake in [
+        "1: `passthrough.a b`: a name is made of letters",
+        "5: `passthrough.b.kind` must be openai or anthropic",
+        "6: `passthrough.b.base_url` must be an address",
+        "7: `passthrough.b.key_env` must be the name of a variable",
+        "8: `passthrough.b.models` must be a list of texts",
+        "9: `passthrough.b.max_tokens` must be a whole number from 1",
+        "10: there is no key `passthrough.b.key`",
+        "11: `passthrough.c` lacks `kind`",
+        "11: `passthrough.c` lacks `base_url`",
+        "12: `passthrough.c.key_env` must be the name of a variable",
+        "14: `passthrough.d` must be a table",
+    ] {
+        assert!(text.contains(&format!("{}:{mistake}", file.display())), "{mistake}\n{text}");
+    }
+    assert!(!text.contains("pw@") && !text.contains("sk-1234"), "what could be a secret is not repeated: {text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("  ")).count(), 12, "these and the hint: {text}");
+
+    home.config(
+        "[passthrough.\"my.own\"]\nkind = \"openai\"\nbase_url = \"http://127.0.0.1:1/v1\"\nkey_env = \"MY_KEY\"\n\
+         models = [\"a\", \"org/b\"]\nmax_tokens = 9\n[passthrough.plain]\nkind = \"anthropic\"\n\
+         base_url = \"https://b.example\"\n",
+    );
+    let vars = [("MY_KEY", "s3cret")];
+    let text = out(&home.with(&["config", "print"], &vars));
+    assert!(text.contains(&format!("[passthrough.\"my.own\"]  # {}:1\nkind = \"openai\"\n", file.display())), "{text}");
+    assert!(text.contains("key_env = \"MY_KEY\"\nmodels = [\"a\", \"org/b\"]\nmax_tokens = 9\n"), "{text}");
+    assert!(text.contains("[passthrough.plain]  # ") && !text.contains("s3cret"), "{text}");
+    let printed = home.path("printed.toml");
+    fs::write(&printed, &text).unwrap();
+    assert_eq!(
+        out(&home.with(&["config", "print", "--config", printed.to_str().unwrap()], &vars)).matches("base_url").count(),
+        2
+    );
+
+    // The doctor sees whether each has its key, and calls nobody.
+    let doctor = |vars: &[(&str, &str)]| {
+        let report: Value = serde_json::from_slice(&home.with(&["doctor", "--json"], vars).stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap().clone();
+        checks.into_iter().filter(|check| check["name"] == "upstream").map(|c| c["state"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(doctor(&vars), ["ok", "ok"]);
+    assert_eq!(doctor(&[]), ["warning", "ok"]);
 }
 
 #[test]

@@ -39,6 +39,7 @@ fn options(store: Arc<MemoryStore>, dir: &Path) -> Options {
         clock: Arc::new(Now),
         address: "127.0.0.1:1".to_owned(),
         environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+        upstreams: Vec::new(),
     }
 }
 

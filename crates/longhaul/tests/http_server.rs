@@ -339,6 +339,7 @@ async fn the_health_report_is_whole_and_true() {
         "status",
         "store",
         "upgrade",
+        "upstreams",
         "uptime_ms",
         "version",
     ];

@@ -55,6 +55,7 @@ async fn engine(store: &MemoryStore, clock: &Hands, dir: &Path, retention: Reten
         clock: Arc::new(clock.clone()),
         address: "127.0.0.1:1".to_owned(),
         environment: [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into(),
+        upstreams: Vec::new(),
     };
     Engine::start(options).await.unwrap()
 }

@@ -69,7 +69,8 @@ impl Owner {
         (self.seen_live, self.stop_begun) = (None, None);
         let ask = self.ask(harness, &sealed).await?;
         let (prompt, new) = (ask.prompt.as_deref(), ask.new_session.as_deref());
-        let plan = match crate::admission::plan_again(harness, &sealed, ask.resume.as_deref(), prompt, new) {
+        let upstreams = &self.engine.inner.options.upstreams;
+        let plan = match crate::admission::plan_again(harness, &sealed, ask.resume.as_deref(), prompt, new, upstreams) {
             Ok(plan) => plan,
             Err(error) => return self.cannot_be_planned(&error).await,
         };

@@ -136,6 +136,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         channel: Some(channel),
         env,
         env_allow: &ENV_ALLOW,
+        keys: Vec::new(),
         stop: channel::stop(),
         source_session_id: session,
         warnings,

@@ -78,6 +78,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         channel: None,
         env: vec![("NO_COLOR".to_owned(), "1".to_owned())],
         env_allow: &ENV_ALLOW,
+        keys: Vec::new(),
         stop: stop_by_interrupt(),
         source_session_id: request.resume.map(str::to_owned),
         warnings: Vec::new(),

@@ -81,6 +81,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec(),
         env_allow: &ENV_ALLOW,
+        keys: Vec::new(),
         stop: stop_by_term(),
         source_session_id: session,
         warnings: Vec::new(),

@@ -71,6 +71,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         channel: None,
         env,
         env_allow: &ENV_ALLOW,
+        keys: Vec::new(),
         stop: stop_by_term(),
         source_session_id: request.resume.map(str::to_owned),
         warnings: Vec::new(),

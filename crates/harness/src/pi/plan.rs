@@ -103,6 +103,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         channel: None,
         env: quiet.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         env_allow: &ENV_ALLOW,
+        keys: Vec::new(),
         stop: stop_by_term(),
         source_session_id: None,
         warnings: Vec::new(),

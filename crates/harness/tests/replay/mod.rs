@@ -55,6 +55,7 @@ pub fn all() -> Vec<Recorded> {
         ("gemini", "gemini"),
         ("kimi", "kimi"),
         ("opencode", "opencode"),
+        ("passthrough", "passthrough"),
         ("pi", "pi"),
         ("pi-0.87.1", "pi"),
         ("qwen", "qwen"),

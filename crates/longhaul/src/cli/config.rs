@@ -12,7 +12,7 @@ use super::duration;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, Trouble};
 use crate::client::token_file;
-use crate::config::{ConfigError, KEYS, Kind, Value, schema};
+use crate::config::{ConfigError, KEYS, Kind, Value, schema, show_upstream};
 use crate::serve::{LISTEN_DEFAULT, live_max_default};
 
 /// Look at the configuration
@@ -101,6 +101,11 @@ fn print(session: &Session) -> Result<u8, Trouble> {
             (None, Some(value)) => writeln!(out, "{name} = {value}  # default"),
             (None, None) => writeln!(out, "# {name} is not set"),
         };
+    }
+    for upstream in session.config.upstreams() {
+        let source = session.config.upstream_source(&upstream.name).map(|source| format!("  # {source}"));
+        let table = show_upstream(&upstream).replacen('\n', &format!("{}\n", source.unwrap_or_default()), 1);
+        let _ = write!(out, "\n{table}");
     }
     session.screen.out(&out)?;
     Ok(0)

@@ -91,6 +91,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         Err(trouble) => checks.push(check("data", State::Wrong, trouble.what).help("name one: --data-dir DIR")),
     }
     checks.extend([systemd(session), cgroup(), server]);
+    checks.extend(session.config.upstreams().iter().map(|upstream| self::upstream(upstream, session)));
     let logins: Vec<Option<String>> = harnesses.iter().map(|harness| login(harness.harness, session)).collect();
     if args.json {
         session.screen.out(&format!("{:#}\n", report(&checks, &harnesses, &logins, &of_server)))?;
@@ -181,6 +182,19 @@ fn cgroup() -> Check {
     let writable = rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK).is_ok();
     let how = if writable { "can be used" } else { "cannot be written by this user" };
     check("cgroup", State::Ok, format!("version 2 {how}; controllers: {}", controllers.trim()))
+}
+
+/// Whether an endpoint of `passthrough` has its key, as far as this shell can see; nobody is called.
+fn upstream(upstream: &longhaul_harness::Upstream, session: &Session) -> Check {
+    let text = format!("{}: {} at {}", upstream.name, upstream.dialect.as_str(), upstream.base_url);
+    match &upstream.key_env {
+        None => check("upstream", State::Ok, format!("{text}, without a key")),
+        Some(name) if session.environment.value(name).is_some_and(|key| !key.trim().is_empty()) => {
+            check("upstream", State::Ok, format!("{text}, key in {name}"))
+        }
+        Some(name) => check("upstream", State::Warning, format!("{text}; {name} is not set here"))
+            .help(format!("set {name} in the environment of the server, and of this shell")),
+    }
 }
 
 async fn server(session: &Session) -> (Check, Vec<Value>) {

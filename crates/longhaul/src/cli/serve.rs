@@ -161,6 +161,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
             ..kept
         },
         hidden,
+        upstreams: config.upstreams(),
         cgroup: args.cgroup.or_else(|| cgroup(config.text("server.cgroup")?).ok()).unwrap_or_default(),
         disk: DiskFloor {
             bytes: args

@@ -73,6 +73,7 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
         },
         "event_loop_delay_ms": lag.map(|(last, worst)| json!({ "last": ms(last), "worst_10s": ms(worst) })),
         "harnesses": harnesses,
+        "upstreams": app.engine.upstreams().iter().map(upstream).collect::<Vec<_>>(),
         "store": store,
         "disk": disk,
         "upgrade": { "binary": app.upgrades.installed(), "failure": app.upgrades.failure() },
@@ -88,6 +89,11 @@ pub(crate) fn readiness(harness: &Readiness) -> Value {
         "version": harness.version(),
         "tested_version": harness.tested,
     })
+}
+
+/// One endpoint of `passthrough`, as JSON. Nobody is called: whether the key is good only the upstream knows.
+fn upstream((upstream, state): &(&longhaul_harness::Upstream, &'static str)) -> Value {
+    json!({ "name": upstream.name, "kind": upstream.dialect.as_str(), "state": state })
 }
 
 /// `GET /metrics`, in Prometheus' text format.
