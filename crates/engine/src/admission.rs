@@ -6,13 +6,21 @@ use std::path::{Path, PathBuf};
 use longhaul_harness::{Harness, Plan, Program, Request};
 
 use crate::error::DispatchError;
+use crate::files;
 use crate::sealed::Sealed;
 
 /// Where programs are looked for if nothing says so.
 pub(crate) const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named.
-pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>) -> Result<Plan, DispatchError> {
+/// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named. Its files are
+/// for the run's own directory `tmp`.
+pub(crate) fn plan(
+    harness: &dyn Harness,
+    sealed: &Sealed,
+    resume: Option<&str>,
+    tmp: &Path,
+) -> Result<Plan, DispatchError> {
+    let files_dir = files::dir(tmp);
     let turn = sealed.turn.as_deref().filter(|_| resume.is_some());
     let request = Request {
         model: sealed.model.as_deref(),
@@ -29,6 +37,9 @@ pub(crate) fn plan(harness: &dyn Harness, sealed: &Sealed, resume: Option<&str>)
         tokens_max: sealed.budget.tokens_max,
         new_session: &sealed.new_session,
         resume,
+        schema: sealed.schema.as_ref(),
+        mcp: sealed.mcp.as_ref(),
+        files_dir: &files_dir.to_string_lossy(),
     };
     Ok(harness.plan(&request)?)
 }

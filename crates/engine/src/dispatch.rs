@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use longhaul_harness::Harness;
+use longhaul_harness::{Harness, PlanError};
 use longhaul_model::event::{EventData, InputDelivered, RunCreated, Warning};
 use longhaul_model::projection::Projection;
 use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, event};
@@ -185,10 +185,11 @@ impl Engine {
         } else if session.is_none() {
             new.sealed.cwd = self.work_dir(&dir);
         }
-        let plan = admission::plan(harness, &new.sealed, None)?;
+        let tmp = crate::engine::tmp_dir(&dir);
+        let plan = admission::plan(harness, &new.sealed, None, &tmp)?;
         if let Some(session) = &session {
             // Whether the harness can go on with a session, whatever its id will be.
-            admission::plan(harness, &new.sealed, Some(&new.sealed.new_session))?;
+            admission::plan(harness, &new.sealed, Some(&new.sealed.new_session), &tmp)?;
             if Self::is_reshaped(session, &new.sealed) {
                 new.warnings.push(Warning {
                     code: "session_profile".to_owned(),
@@ -197,6 +198,7 @@ impl Engine {
                 });
             }
         }
+        self.check_format(&new.sealed).await?;
         self.inner.options.containment.check(&new.sealed.contained)?;
         self.check_confine(&new.sealed, harness.name(), own_cwd).await?;
         admission::installed(harness, &plan, &new.sealed, &self.inner.options.environment)?;
@@ -249,6 +251,14 @@ impl Engine {
         checked.await.unwrap_or_else(|error| Err(failed(why(error))))
     }
 
+    /// Whether the schema of the answer is one.
+    async fn check_format(&self, sealed: &Sealed) -> Result<(), DispatchError> {
+        let Some(schema) = sealed.schema.clone() else { return Ok(()) };
+        let checked = tokio::task::spawn_blocking(move || crate::format::check(&schema));
+        let checked = checked.await.unwrap_or_else(|_| Err("cannot be used as a schema".to_owned()));
+        checked.map_err(|message| PlanError::Invalid { field: "response_format", message }.into())
+    }
+
     /// The server's own `PATH`.
     pub(crate) fn search_path(&self) -> &str {
         self.inner.options.environment.get("PATH").map_or("/usr/bin:/bin", String::as_str)
@@ -277,6 +287,7 @@ impl Engine {
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
             budget: new.sealed.budget,
+            response_format: new.sealed.schema.as_ref().map(|_| crate::format::JSON_SCHEMA.to_owned()),
         };
         let mut data: Vec<EventData> = vec![created.into()];
         data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));

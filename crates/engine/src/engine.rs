@@ -210,8 +210,9 @@ impl Engine {
                 Some(row) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => {
                     // A run that is not over may have another attempt, whoever owns it now.
                     if row.status.is_terminal() {
-                        crate::sealed::remove(&dir);
+                        // In this order: what is left by a crash in between is found by the next sweep.
                         crate::erase::remove_dir(&tmp_dir(name)).await;
+                        crate::sealed::remove(&dir);
                     }
                 }
                 _ => self.remove_dirs(name).await,

@@ -16,6 +16,8 @@ mod engine;
 mod environment;
 mod erase;
 mod error;
+mod files;
+mod format;
 mod kin;
 mod lanes;
 mod owner;

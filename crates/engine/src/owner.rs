@@ -430,13 +430,14 @@ impl Owner {
         let dir = self.run_dir();
         let tmp = self.tmp_dir();
         let tidied = tokio::task::spawn_blocking(move || {
-            crate::sealed::remove(&dir);
+            // The request goes last: while it is there, the next start finds what is left, secrets in files too.
             match std::fs::remove_dir_all(&tmp) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(dir = %tmp.display(), %error, "could not remove a run's temporary files");
                 }
                 _ => {}
             }
+            crate::sealed::remove(&dir);
         })
         .await;
         if let Err(error) = tidied {

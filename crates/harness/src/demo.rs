@@ -58,6 +58,7 @@ impl Harness for Demo {
             program: Program::Myself { verb: VERB },
             args: vec![variant.to_owned()],
             stdin: request.prompt.map(|prompt| prompt.as_bytes().to_vec()),
+            files: Vec::new(),
             channel: None,
             env: Vec::new(),
             env_allow: &ENV_BASE,

@@ -37,6 +37,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         tags: std::collections::BTreeMap::default(),
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
+        response_format: None,
     };
     let event = |data: EventData| Event {
         run_id: RunId::parse("r1").unwrap(),
@@ -61,6 +62,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         stderr_tail: None,
         spool_error: None,
         oom_kills: 0,
+        unmet: None,
     };
     for data in decide(&state, Command::Exit(Box::new(exit)), &Ctx { epoch: Epoch::default() }).unwrap() {
         seen.apply(&event(data));

@@ -118,6 +118,7 @@ fn snapshot() -> Value {
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
+        response_format: None,
     };
     let run_id = RunId::parse("r1").unwrap();
     let ts = Timestamp::from_unix_ms(1_795_254_000_000);

@@ -219,6 +219,38 @@ fn run_fields(table: &mut Table, file: &str) {
     ] {
         table.field(demo(json!({ field: wrong })), "invalid_field", field);
     }
+    for format in [
+        json!("json"),
+        json!({}),
+        json!({ "type": "xml" }),
+        json!({ "type": "text", "schema": {} }),
+        json!({ "type": "json_schema" }),
+        json!({ "type": "json_schema", "schema": true }),
+        json!({ "type": "json_schema", "schema": {}, "name": "a b" }),
+        json!({ "type": "json_schema", "schema": {}, "strict": 1 }),
+        json!({ "type": "json_schema", "json_schema": { "schema": {}, "shape": 1 } }),
+        json!({ "type": "json_schema", "schema": { "x": "x".repeat(limits::SCHEMA_BYTES_MAX) } }),
+    ] {
+        table.field(demo(json!({ "response_format": format })), "invalid_field", "response_format");
+    }
+    let one = |server: Value| json!({ "servers": { "s": server } });
+    for (mcp, param) in [
+        (json!([]), "mcp"),
+        (json!({ "mcpServers": {} }), "mcp"),
+        (json!({ "servers": {} }), "mcp.servers"),
+        (json!({ "servers": { "a.b": { "command": "x" } } }), "mcp.servers"),
+        (one(json!({ "command": "x", "url": "http://h" })), "mcp.servers.s"),
+        (one(json!("x")), "mcp.servers.s"),
+        (one(json!({ "command": "" })), "mcp.servers.s.command"),
+        (one(json!({ "command": "x", "args": "y" })), "mcp.servers.s.args"),
+        (one(json!({ "command": "x", "env": { "A=B": "secret" } })), "mcp.servers.s.env"),
+        (one(json!({ "command": "x", "env": { "A": 1 } })), "mcp.servers.s.env"),
+        (one(json!({ "url": "file:///etc" })), "mcp.servers.s.url"),
+        (one(json!({ "url": "http://h", "headers": { "A": "b\nc" } })), "mcp.servers.s.headers"),
+        (one(json!({ "command": "x", "args": ["y".repeat(limits::MCP_BYTES_MAX)] })), "mcp"),
+    ] {
+        table.field(demo(json!({ "mcp": mcp })), "invalid_field", param);
+    }
     table.field(demo(json!({ "limits": { "idle_ms": 0 } })), "invalid_field", "limits.idle_ms");
     table.field(demo(json!({ "limits": { "turns_max": 0 } })), "invalid_field", "limits.turns_max");
     table.field(demo(json!({ "env": { "A": 1 } })), "invalid_field", "env.A");
@@ -247,8 +279,9 @@ fn run_fields(table: &mut Table, file: &str) {
     // What this version or this harness cannot honour.
     for (field, value) in [
         ("session_id", json!("s")),
-        ("mcp", json!({})),
-        ("response_format", json!({ "type": "json_schema" })),
+        ("mcp", json!({ "servers": { "s": { "command": "serve" } } })),
+        ("response_format", json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": {} } })),
+        ("response_format", json!({ "type": "json_object" })),
         ("on_lost", json!("resume")),
         ("on_cwd_busy", json!("queue")),
         ("args", json!(["x"])),

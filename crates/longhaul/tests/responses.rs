@@ -82,6 +82,7 @@ fn recorded(path: &Path, harness: &str, good: bool) -> Vec<Event> {
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
+        response_format: None,
     };
     let mut out: Vec<EventData> = vec![created.into()];
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {

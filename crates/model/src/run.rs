@@ -178,6 +178,8 @@ pub struct Exit {
     pub spool_error: Option<String>,
     /// Processes that the kernel killed for want of memory, as the run's own control group says.
     pub oom_kills: u64,
+    /// Why the answer is not of the form that was asked for; none if it is, or if none was.
+    pub unmet: Option<String>,
 }
 
 /// What somebody wants to happen to a run.

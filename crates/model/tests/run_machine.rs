@@ -171,6 +171,7 @@ impl World {
             tags: std::collections::BTreeMap::default(),
             timeout_ms: 1,
             budget: longhaul_model::event::Budget::default(),
+            response_format: None,
         };
         world.command(Command::Create(Box::new(created))).unwrap();
         world
@@ -264,6 +265,7 @@ impl World {
                     stderr_tail: None,
                     spool_error: None,
                     oom_kills: 0,
+                    unmet: None,
                 };
                 let done = self.command(Command::Exit(Box::new(exit)));
                 prop_assert_eq!(done.is_ok(), before.working());

@@ -20,6 +20,7 @@ use super::{LetGo, Owner};
 use crate::containment::Confine;
 use crate::engine::attempt_path;
 use crate::environment;
+use crate::files;
 use crate::places::Wait;
 use crate::probe::{Answer, Asked, Probes};
 use crate::recovery::Fate;
@@ -65,7 +66,7 @@ impl Owner {
             Some(session) => self.engine.session(&session).await?.and_then(|session| session.source_session_id),
             None => None,
         };
-        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref()) {
+        let plan = match crate::admission::plan(harness, &sealed, resume.as_deref(), &self.tmp_dir()) {
             Ok(plan) => plan,
             Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
         };
@@ -103,6 +104,7 @@ impl Owner {
             if private_tmp {
                 private_dir(&tmp)?;
             }
+            files::write(&tmp, &plan.files)?;
             if let Some(cwd) = &own_cwd {
                 private_dir(cwd)?;
             }

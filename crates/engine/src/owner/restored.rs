@@ -35,6 +35,7 @@ impl Owner {
                     stderr_tail: None,
                     spool_error: None,
                     oom_kills: 0,
+                    unmet: None,
                 };
                 let warning = Warning { code: "restored".to_owned(), message: LOST.to_owned() };
                 self.end(vec![warning.into()], None, exit).await

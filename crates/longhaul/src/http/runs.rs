@@ -59,13 +59,8 @@ pub(super) fn new_run(
     (face, anonymous): (&str, bool),
     defaults_prompt: Option<(String, Option<String>)>,
 ) -> Result<NewRun, Failure> {
-    if request.mcp.as_ref().is_some_and(|v| !v.is_null()) {
-        return Err(unsupported("mcp", "mcp is not supported by this version"));
-    }
-    let plain = |v: &serde_json::Value| v.is_null() || v.get("type").and_then(|t| t.as_str()) == Some("text");
-    if request.response_format.as_ref().is_some_and(|v| !plain(v)) {
-        return Err(unsupported("response_format", "only response_format text is supported by this version"));
-    }
+    let mcp = super::fields::mcp(request.mcp.as_ref())?;
+    let schema = super::fields::schema(request.response_format.as_ref())?;
     if request.on_lost == Some(OnLost::Resume) {
         return Err(unsupported("on_lost", "on_lost resume is not supported by this version; fail is"));
     }
@@ -120,6 +115,8 @@ pub(super) fn new_run(
         permissions,
         allowed_tools: request.allowed_tools.unwrap_or_default(),
         approvals: request.approvals,
+        schema,
+        mcp,
         turns_max: run_limits.turns_max,
         budget: longhaul_model::event::Budget {
             cost_usd_max: run_limits.cost_usd_max,

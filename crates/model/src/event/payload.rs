@@ -53,6 +53,9 @@ pub struct RunCreated {
     /// The budget of tokens and money.
     #[serde(default, skip_serializing_if = "Budget::is_open")]
     pub budget: Budget,
+    /// What the answer must be, other than text: `json_schema`. The last message alone is the answer then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<String>,
 }
 
 /// What a run may use. What is absent is not bounded.

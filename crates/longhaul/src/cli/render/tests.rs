@@ -42,6 +42,7 @@ fn created(driver: Driver) -> EventData {
         tags: [].into(),
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
+        response_format: None,
     }
     .into()
 }
