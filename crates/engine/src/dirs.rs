@@ -69,7 +69,8 @@ impl Dirs {
     fn enter_at_most(&self, dir: &Path, run: &RunKey, waits: bool, max: usize) -> Result<Stay, RunKey> {
         let mut state = self.state();
         let line = state.lines.get(dir).map_or(&[][..], Vec::as_slice);
-        if let Some(first) = line.first().filter(|_| waits && line.iter().filter(|one| one.ready.is_some()).count() >= max)
+        if let Some(first) =
+            line.first().filter(|_| waits && line.iter().filter(|one| one.ready.is_some()).count() >= max)
         {
             return Err(first.run.clone());
         }
@@ -142,6 +143,11 @@ impl Drop for Stay {
             state.lines.remove(&self.dir);
         }
     }
+}
+
+/// What a directory is known by: where it leads, or as it was given where it leads nowhere.
+pub(crate) fn name(dir: &Path) -> PathBuf {
+    dir.canonicalize().unwrap_or_else(|_| dir.to_owned())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod admission;
 mod cancel;
 mod containment;
 mod cursor;
+mod dirs;
 mod disk;
 mod dispatch;
 mod doc;

@@ -45,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::commit::Refused;
 pub(crate) use self::people::{NewAnswer, NewInput};
 use crate::cursor::Cursor;
+use crate::dirs::Stay;
 use crate::engine::Engine;
 use crate::error::CancelError;
 use crate::lanes::Turn;
@@ -106,6 +107,9 @@ pub(crate) enum Line {
     Later,
 }
 
+/// What a run holds or waits for before its place: its session's turn, and its stay in its directory.
+pub(crate) type Held = (Option<Turn>, Option<Stay>);
+
 /// How an owner begins.
 #[derive(Debug)]
 enum Begin {
@@ -124,6 +128,8 @@ pub(crate) struct Owner {
     place: Option<Place>,
     /// The turn in its session, waited for or held until its process tree is gone.
     turn: Option<Turn>,
+    /// The stay in its directory, the same.
+    stay: Option<Stay>,
     state: RunState,
     tail: Seq,
     last_ts: Timestamp,
@@ -156,6 +162,7 @@ impl Owner {
             begin: Some(begin),
             place: None,
             turn: None,
+            stay: None,
             state: RunState::default(),
             tail: Seq::ZERO,
             last_ts: Timestamp::default(),
@@ -172,9 +179,9 @@ impl Owner {
     }
 
     /// The owner of a run that was accepted just now, with its place or its place in line.
-    pub(crate) fn fresh(engine: Engine, shared: Arc<Shared>, line: Line, turn: Option<Turn>) -> (Self, Live) {
+    pub(crate) fn fresh(engine: Engine, shared: Arc<Shared>, line: Line, held: Held) -> (Self, Live) {
         let (mut owner, live) = Self::new(engine, shared, Begin::Fresh(line));
-        owner.turn = turn;
+        (owner.turn, owner.stay) = held;
         (owner, live)
     }
 
@@ -184,10 +191,11 @@ impl Owner {
         shared: Arc<Shared>,
         wait: Option<Wait>,
         place: Option<Place>,
-        turn: Option<Turn>,
+        held: Held,
     ) -> (Self, Live) {
         let (mut owner, live) = Self::new(engine, shared, Begin::Recovering(wait));
-        (owner.place, owner.turn) = (place, turn);
+        owner.place = place;
+        (owner.turn, owner.stay) = held;
         (owner, live)
     }
 
@@ -201,7 +209,7 @@ impl Owner {
                 Ok(Ok(())) => break,
                 Ok(Err(LetGo::Draining)) => {
                     // Place and turn go with the process, not with this server: nobody in line may have them.
-                    std::mem::forget((self.place.take(), self.turn.take()));
+                    std::mem::forget((self.place.take(), self.turn.take(), self.stay.take()));
                     return;
                 }
                 Ok(Err(LetGo::Fenced(why))) => {
@@ -222,7 +230,7 @@ impl Owner {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = draining.cancelled() => {
-                    std::mem::forget((self.place.take(), self.turn.take()));
+                    std::mem::forget((self.place.take(), self.turn.take(), self.stay.take()));
                     return;
                 }
             }
@@ -240,7 +248,7 @@ impl Owner {
             Some(Begin::Fresh(Line::Later)) => {}
             Some(Begin::Recovering(_)) | None if self.is_restored() => {
                 self.end_restored().await?;
-                (self.place, self.turn) = (None, None);
+                (self.place, self.turn, self.stay) = (None, None, None);
                 // Nothing is tidied: what bears this run's name is the original's.
                 return Ok(());
             }
@@ -252,6 +260,9 @@ impl Owner {
                 Phase::Queued if self.place.is_some() => self.start_attempt().await?,
                 Phase::Queued => {
                     self.wait_for_turn().await?;
+                    if !self.is_over() {
+                        self.wait_for_dir().await?;
+                    }
                     if self.is_over() {
                         break;
                     }
@@ -346,6 +357,26 @@ impl Owner {
             }
         };
         self.turn = Some(turn);
+        came
+    }
+
+    /// Waits until nobody else works in the directory, if that was asked for.
+    async fn wait_for_dir(&mut self) -> Result<(), LetGo> {
+        let Some(mut stay) = self.stay.take() else { return Ok(()) };
+        let draining = self.engine.inner.draining.clone();
+        let came = loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => break Err(LetGo::Draining),
+                Some(message) = self.inbox.recv() => match self.answer(message).await {
+                    Ok(()) if self.is_over() => break Ok(()),
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                () = stay.come() => break Ok(()),
+            }
+        };
+        self.stay = Some(stay);
         came
     }
 
@@ -444,7 +475,7 @@ impl Owner {
             tracing::warn!(run = %self.shared.key, %error, "tidying failed");
         }
         self.account(Fate::Finished);
-        (self.place, self.turn) = (None, None);
+        (self.place, self.turn, self.stay) = (None, None, None);
     }
 
     fn run_dir(&self) -> std::path::PathBuf {

@@ -75,6 +75,17 @@ impl Engine {
                         facts,
                     }));
                 }
+                let dir = crate::dirs::name(std::path::Path::new(&run.cwd));
+                if let Some((other, before)) = self.inner.dirs.waits_for(&dir, key) {
+                    facts.push(format!("{before} runs in this directory are before it"));
+                    return Ok(Some(Why {
+                        cause: format!("waits until run {} no longer works in {}", other.run, run.cwd),
+                        owner: "longhaul",
+                        since: run.created_at,
+                        next: None,
+                        facts,
+                    }));
+                }
                 let cause = match self.in_line(key) {
                     Some(line) => format!("waits for a place: {} before it, {}", line.before, line.cause),
                     None => "is about to be started".to_owned(),

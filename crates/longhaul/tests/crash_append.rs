@@ -100,6 +100,7 @@ fn request(script: Script) -> NewRun {
         allowed_roots: vec![],
         cancel_on_disconnect: false,
         refuse_busy_cwd: false,
+        wait_for_cwd: false,
         warnings: vec![],
         reserved: None,
         records: vec![],

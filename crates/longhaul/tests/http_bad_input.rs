@@ -283,12 +283,11 @@ fn run_fields(table: &mut Table, file: &str) {
         ("response_format", json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": {} } })),
         ("response_format", json!({ "type": "json_object" })),
         ("on_lost", json!("resume")),
-        ("on_cwd_busy", json!("queue")),
         ("args", json!(["x"])),
     ] {
         table.field(demo(json!({ field: value })), "unsupported_field", field);
     }
-    table.field(demo(json!({ "limits": { "cost_usd_max": 1 } })), "unsupported_field", "limits");
+    table.field(demo(json!({ "limits": { "cost_usd_max": 1 } })), "unsupported_field", "limits.cost_usd_max");
     table.field(json!({ "harness": "exec", "command": "/bin/true", "prompt": "x" }), "unsupported_field", "prompt");
 
     let names: Vec<&str> = longhaul_harness::all().iter().map(|h| h.name()).collect();
@@ -415,7 +414,8 @@ fn response_fields(table: &mut Table) {
         (json!({ "instructions": "x".repeat(limits::PROMPT_BYTES_MAX + 1) }), "invalid_field", "instructions"),
         (json!({ "reasoning": [] }), "invalid_field", "reasoning"),
         (json!({ "reasoning": { "effort": "" } }), "invalid_field", "reasoning.effort"),
-        (json!({ "text": { "format": { "type": "json_schema" } } }), "unsupported_field", "text.format"),
+        (json!({ "text": { "format": { "type": "json_schema" } } }), "invalid_field", "text.format"),
+        (json!({ "text": { "format": { "type": "json_schema", "schema": {} } } }), "unsupported_field", "text.format"),
         (json!({ "reasoning": { "effort": "high" } }), "unsupported_field", "reasoning.effort"),
         (json!({ "queue_timeout_ms": 600_001 }), "invalid_field", "queue_timeout_ms"),
         (json!({ "timeout_ms": 0 }), "invalid_field", "timeout_ms"),

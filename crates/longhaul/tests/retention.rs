@@ -96,6 +96,7 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         allowed_roots: vec![],
         cancel_on_disconnect: false,
         refuse_busy_cwd: false,
+        wait_for_cwd: false,
         warnings: vec![],
         session: None,
         after: None,

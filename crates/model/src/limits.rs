@@ -99,6 +99,9 @@ pub const ARG_BYTES_MAX: usize = 120 << 10;
 /// Runs of one session that wait behind the one that works.
 pub const SESSION_QUEUE_MAX: usize = 16;
 
+/// Runs that wait for one working directory.
+pub const CWD_QUEUE_MAX: usize = 100;
+
 /// Messages into a live run that its agent has not taken yet.
 pub const INPUTS_OPEN_MAX: usize = 16;
 

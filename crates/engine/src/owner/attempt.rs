@@ -50,6 +50,9 @@ const CONNECT_MAX: Duration = Duration::from_millis(100);
 impl Owner {
     /// Begins the next attempt and follows it to its end.
     pub(super) async fn start_attempt(&mut self) -> Result<(), LetGo> {
+        if let Some(stay) = &self.stay {
+            stay.work();
+        }
         let dir = self.run_dir();
         let sealed = match sealed::read(&dir) {
             Ok(sealed) => sealed,

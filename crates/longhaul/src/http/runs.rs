@@ -64,12 +64,6 @@ pub(super) fn new_run(
     if request.on_lost == Some(OnLost::Resume) {
         return Err(unsupported("on_lost", "on_lost resume is not supported by this version; fail is"));
     }
-    if request.on_cwd_busy == Some(OnCwdBusy::Queue) {
-        return Err(unsupported(
-            "on_cwd_busy",
-            "on_cwd_busy queue is not supported by this version; warn and refuse are",
-        ));
-    }
     let run_limits = request.limits.clone().unwrap_or_default();
     let turn = request.messages.as_deref().map(longhaul_api::chat::turn_of).transpose()?.flatten();
     let (prompt, system) = match (defaults_prompt, &request.messages) {
@@ -150,6 +144,7 @@ pub(super) fn new_run(
         allowed_roots: caller.allowed_roots(),
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
+        wait_for_cwd: request.on_cwd_busy == Some(OnCwdBusy::Queue),
         warnings: vec![],
         reserved: None,
         records: vec![],
