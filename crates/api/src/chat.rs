@@ -363,12 +363,8 @@ impl Encoder {
         let mut frames: Vec<String> = Vec::new();
         let formed = self.run.as_ref().is_some_and(|run| run.response_format.is_some());
         match &event.data {
-            EventData::MessageDelta(_) if formed => {}
-            EventData::MessageCompleted(d) if formed => {
-                if d.parent_call_id.is_none() {
-                    self.held = Some(d.clone());
-                }
-            }
+            EventData::MessageCompleted(d) if formed && d.parent_call_id.is_none() => self.held = Some(d.clone()),
+            EventData::MessageDelta(_) | EventData::MessageCompleted(_) if formed => {}
             EventData::MessageDelta(d) if d.parent_call_id.is_none() => {
                 self.begin(&mut frames);
                 let text = self.text(&d.message_id, &d.text);
@@ -571,7 +567,8 @@ mod tests {
         if let EventData::RunCreated(created) = &mut log[0].data {
             created.response_format = Some("json_schema".to_owned());
         }
-        let (mut chat, mut response) = (Encoder::new(false), crate::responses::Encoder::new(Default::default(), 0));
+        let (mut chat, mut response) =
+            (Encoder::new(false), crate::responses::Encoder::new(crate::responses::Note::default(), 0));
         let mut run = Projection::begin(&log[0]).unwrap();
         let (mut said, mut told) = (String::new(), String::new());
         for event in &log {

@@ -2,7 +2,7 @@
 //!
 //! Job: the check that no agent's word replaces. Never: reads a file or a network for a schema's references.
 
-use boon::{Compiler, SchemaIndex, Schemas, UrlLoader};
+use boon::{CompileError, Compiler, SchemaIndex, Schemas, UrlLoader};
 use serde_json::Value;
 
 /// The form of an answer whose schema the request holds.
@@ -27,12 +27,10 @@ fn compile(schema: &Value) -> Result<(Schemas, SchemaIndex), String> {
     let mut schemas = Schemas::new();
     let mut compiler = Compiler::new();
     compiler.use_loader(Box::new(Nowhere));
-    let compiled =
-        compiler.add_resource(ADDRESS, schema.clone()).and_then(|()| compiler.compile(ADDRESS, &mut schemas));
-    match compiled {
-        Ok(index) => Ok((schemas, index)),
-        Err(error) => Err(format!("is no JSON Schema that can be checked: {}", short(&error.to_string()))),
-    }
+    let wrong = |error: CompileError| format!("is no JSON Schema that can be checked: {}", short(&error.to_string()));
+    compiler.add_resource(ADDRESS, schema.clone()).map_err(wrong)?;
+    let index = compiler.compile(ADDRESS, &mut schemas).map_err(wrong)?;
+    Ok((schemas, index))
 }
 
 /// Whether `schema` can be checked.

@@ -85,6 +85,8 @@ fn request(script: Script) -> NewRun {
             permissions: Permissions::Cli,
             allowed_tools: vec![],
             approvals: None,
+            schema: None,
+            mcp: None,
             turns_max: None,
             budget: longhaul_model::event::Budget::default(),
             idle_ms: None,

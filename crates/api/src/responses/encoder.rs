@@ -123,12 +123,8 @@ impl Encoder {
         }
         let formed = self.run.as_ref().is_some_and(|run| run.response_format.is_some());
         match &event.data {
-            EventData::MessageDelta(_) if formed => {}
-            EventData::MessageCompleted(d) if formed => {
-                if d.parent_call_id.is_none() {
-                    self.held = Some(d.clone());
-                }
-            }
+            EventData::MessageCompleted(d) if formed && d.parent_call_id.is_none() => self.held = Some(d.clone()),
+            EventData::MessageDelta(_) | EventData::MessageCompleted(_) if formed => {}
             EventData::ProcessStarted(_) => self.begin(&mut out),
             EventData::MessageDelta(d) if d.parent_call_id.is_none() => {
                 self.say(&mut out, Kind::Message, &d.message_id, &d.text);

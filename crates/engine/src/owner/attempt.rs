@@ -48,22 +48,20 @@ const AGAIN: Duration = Duration::from_millis(300);
 const CONNECT_MAX: Duration = Duration::from_millis(100);
 
 impl Owner {
-    /// Begins the next attempt and follows it to its end.
-    pub(super) async fn start_attempt(&mut self) -> Result<(), LetGo> {
-        if let Some(stay) = &self.stay {
-            stay.work();
-        }
+    /// The request with its plan; none if there is none any more, and then the run is over.
+    async fn planned(&mut self) -> Result<Option<(Sealed, &'static dyn Harness, Plan)>, LetGo> {
         let dir = self.run_dir();
         let sealed = match sealed::read(&dir) {
             Ok(sealed) => sealed,
             Err(error) => {
-                return self.give_up("recovery_failed", format!("the sealed request cannot be read: {error}")).await;
+                let text = format!("the sealed request cannot be read: {error}");
+                return self.give_up("recovery_failed", text).await.map(|()| None);
             }
         };
         let harness_name = self.shared.with_doc(|doc| doc.run.harness.clone());
         let Some(harness) = longhaul_harness::find(&harness_name) else {
             let text = format!("this version has no harness called {harness_name:?}");
-            return self.give_up("recovery_failed", text).await;
+            return self.give_up("recovery_failed", text).await.map(|()| None);
         };
         let resume = match self.shared.with_doc(|doc| crate::engine::session_key(&self.shared.key, doc)) {
             Some(session) => self.engine.session(&session).await?.and_then(|session| session.source_session_id),
@@ -71,8 +69,18 @@ impl Owner {
         };
         let plan = match crate::admission::plan(harness, &sealed, resume.as_deref(), &self.tmp_dir()) {
             Ok(plan) => plan,
-            Err(error) => return self.give_up("recovery_failed", error.to_string()).await,
+            Err(error) => return self.give_up("recovery_failed", error.to_string()).await.map(|()| None),
         };
+        Ok(Some((sealed, harness, plan)))
+    }
+
+    /// Begins the next attempt and follows it to its end.
+    pub(super) async fn start_attempt(&mut self) -> Result<(), LetGo> {
+        if let Some(stay) = &self.stay {
+            stay.work();
+        }
+        let Some((sealed, harness, plan)) = self.planned().await? else { return Ok(()) };
+        let dir = self.run_dir();
         if self.engine.inner.draining.is_cancelled() {
             return Err(LetGo::Draining);
         }
