@@ -3,7 +3,7 @@
 //! Job: a pure encoder. The same events make the same bytes, whenever and however often they are read; the encoder's
 //! version is part of every chunk's fingerprint. Never: shows the agent's own tools as `tool_calls`.
 
-use longhaul_model::event::{Event, EventData, Usage};
+use longhaul_model::event::{Event, EventData, MessageCompleted, Usage};
 use longhaul_model::projection::Projection;
 use longhaul_model::{ProjectId, RunId, SessionId, Status};
 use serde::Deserialize;
@@ -344,12 +344,14 @@ pub struct Encoder {
     began: bool,
     said: bool,
     open: Option<(String, usize)>,
+    /// The answer so far, where it has a form: only the last message is it, and which one that is, is known at the end.
+    held: Option<MessageCompleted>,
 }
 
 impl Encoder {
     /// An encoder before the first event.
     pub fn new(include_usage: bool) -> Self {
-        Self { include_usage, run: None, began: false, said: false, open: None }
+        Self { include_usage, run: None, began: false, said: false, open: None, held: None }
     }
 
     /// The frames of the next event; the last of them carries its seq as id. Most events make none.
@@ -359,7 +361,10 @@ impl Encoder {
             Some(run) => run.apply(event),
         }
         let mut frames: Vec<String> = Vec::new();
+        let formed = self.run.as_ref().is_some_and(|run| run.response_format.is_some());
         match &event.data {
+            EventData::MessageCompleted(d) if formed && d.parent_call_id.is_none() => self.held = Some(d.clone()),
+            EventData::MessageDelta(_) | EventData::MessageCompleted(_) if formed => {}
             EventData::MessageDelta(d) if d.parent_call_id.is_none() => {
                 self.begin(&mut frames);
                 let text = self.text(&d.message_id, &d.text);
@@ -381,6 +386,9 @@ impl Encoder {
             }
             EventData::RunCompleted(_) => {
                 self.begin(&mut frames);
+                if let Some(answer) = self.held.take() {
+                    frames.push(self.chunk(&json!({ "content": answer.text }), None));
+                }
                 frames.push(self.chunk(&json!({}), Some("stop")));
                 if self.include_usage {
                     frames.push(self.usage());
@@ -493,6 +501,7 @@ mod tests {
                 budget: longhaul_model::event::Budget::default(),
                 on_lost: longhaul_model::event::OnLost::Fail,
                 resumed_from: None,
+                response_format: None,
             }
             .into(),
             ReasoningDelta { message_id: "m1".into(), parent_call_id: None, text: "hm".into() }.into(),
@@ -552,6 +561,31 @@ mod tests {
         assert_eq!(body["choices"][0]["message"]["reasoning_content"], "hm");
         assert_eq!(body["usage"]["prompt_tokens"], 1000);
         assert_eq!(body["model"], "claude/opus");
+    }
+
+    #[test]
+    fn an_answer_of_a_form_is_the_last_message_alone() {
+        let mut log = log();
+        if let EventData::RunCreated(created) = &mut log[0].data {
+            created.response_format = Some("json_schema".to_owned());
+        }
+        let (mut chat, mut response) =
+            (Encoder::new(false), crate::responses::Encoder::new(crate::responses::Note::default(), 0));
+        let mut run = Projection::begin(&log[0]).unwrap();
+        let (mut said, mut told) = (String::new(), String::new());
+        for event in &log {
+            if event.seq.get() > 1 {
+                run.apply(event);
+            }
+            said.push_str(&chat.push(event));
+            told.push_str(&response.push(event));
+        }
+        assert_eq!(run.output_text(), "three");
+        assert!(said.contains("three") && !said.contains("one") && !told.contains("one two"), "{said}{told}");
+        let texts: Vec<Value> =
+            response.object()["output"].as_array().unwrap().iter().map(|o| o["content"][0]["text"].clone()).collect();
+        assert_eq!(texts.last(), Some(&json!("three")));
+        assert_eq!(response.object()["text"]["format"]["type"], "json_schema");
     }
 
     #[test]

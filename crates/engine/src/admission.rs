@@ -6,30 +6,42 @@ use std::path::{Path, PathBuf};
 use longhaul_harness::{Harness, Plan, Program, Request, Upstream};
 
 use crate::error::DispatchError;
+use crate::files;
 use crate::sealed::Sealed;
 
 /// Where programs are looked for if nothing says so.
 pub(crate) const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// The harness's plan for a sealed request: in a new session of the source's, or in the one that is named.
+/// What a plan takes from the server and the run's own directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around<'a> {
+    /// The upstreams of the configuration.
+    pub(crate) upstreams: &'a [Upstream],
+    /// The run's own directory of temporary files; the plan's files are for it.
+    pub(crate) tmp: &'a Path,
+}
+
+/// What an attempt that goes on with something says otherwise than the request.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Again<'a> {
+    /// The source's own session to go on with, instead of a new one.
+    pub(crate) resume: Option<&'a str>,
+    /// Instead of the request's prompt.
+    pub(crate) prompt: Option<&'a str>,
+    /// Instead of the id that was chosen for a new session.
+    pub(crate) new_session: Option<&'a str>,
+}
+
+/// The harness's plan for a sealed request.
 pub(crate) fn plan(
     harness: &dyn Harness,
     sealed: &Sealed,
-    resume: Option<&str>,
-    upstreams: &[Upstream],
+    again: Again<'_>,
+    around: Around<'_>,
 ) -> Result<Plan, DispatchError> {
-    plan_again(harness, sealed, resume, None, None)
-}
-
-/// The same with another prompt and another id for a new session, where they are given: for an attempt that goes on with
-/// what an earlier one began.
-pub(crate) fn plan_again(
-    harness: &dyn Harness,
-    sealed: &Sealed,
-    resume: Option<&str>,
-    prompt: Option<&str>,
-    new_session: Option<&str>,
-) -> Result<Plan, DispatchError> {
+    let Again { resume, prompt, new_session } = again;
+    let Around { upstreams, tmp } = around;
+    let files_dir = files::dir(tmp);
     let turn = sealed.turn.as_deref().filter(|_| resume.is_some());
     let request = Request {
         model: sealed.model.as_deref(),
@@ -48,6 +60,9 @@ pub(crate) fn plan_again(
         new_session: new_session.unwrap_or(&sealed.new_session),
         resume,
         upstreams,
+        schema: sealed.schema.as_ref(),
+        mcp: sealed.mcp.as_ref(),
+        files_dir: &files_dir.to_string_lossy(),
     };
     Ok(harness.plan(&request)?)
 }

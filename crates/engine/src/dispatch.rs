@@ -16,8 +16,9 @@ use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, eve
 use longhaul_store::{Commit, CommitError, RecordWrite};
 use serde_json::{Map, Value};
 
-use crate::admission;
+use crate::admission::{self, Again, Around};
 use crate::containment::{Confine, Site};
+use crate::dirs::{self, Stay};
 use crate::doc::{self, Doc, Origin};
 use crate::engine::Engine;
 use crate::error::DispatchError;
@@ -62,6 +63,8 @@ pub struct NewRun {
     pub cancel_on_disconnect: bool,
     /// Whether another live run in the same directory is a refusal.
     pub refuse_busy_cwd: bool,
+    /// Whether it waits until no other agent works in the same directory.
+    pub wait_for_cwd: bool,
     /// Warnings that the face already has.
     pub warnings: Vec<Warning>,
     /// A place that was waited for; without one the run waits by itself.
@@ -89,6 +92,7 @@ impl NewRun {
             resumed: None,
             cancel_on_disconnect: false,
             refuse_busy_cwd: false,
+            wait_for_cwd: false,
             warnings: vec![],
             reserved: None,
             records: vec![],
@@ -222,11 +226,13 @@ impl Engine {
         } else if session.is_none() {
             new.sealed.cwd = self.work_dir(&dir);
         }
-        let upstreams = &self.inner.options.upstreams;
-        let plan = admission::plan(harness, &new.sealed, None, upstreams)?;
+        let tmp = crate::engine::tmp_dir(&dir);
+        let around = Around { upstreams: &self.inner.options.upstreams, tmp: &tmp };
+        let plan = admission::plan(harness, &new.sealed, Again::default(), around)?;
         if let Some(session) = &session {
             // Whether the harness can go on with a session, whatever its id will be.
-            admission::plan(harness, &new.sealed, Some(&new.sealed.new_session), upstreams)?;
+            let again = Again { resume: Some(&new.sealed.new_session), ..Again::default() };
+            admission::plan(harness, &new.sealed, again, around)?;
             if Self::is_reshaped(session, &new.sealed) {
                 new.warnings.push(Warning {
                     code: "session_profile".to_owned(),
@@ -235,11 +241,13 @@ impl Engine {
                 });
             }
         }
+        self.check_format(&new.sealed).await?;
         self.inner.options.containment.check(&new.sealed.contained)?;
         self.check_confine(&new.sealed, harness.name(), own_cwd).await?;
         admission::installed(harness, &plan, &new.sealed, &self.inner.options.environment)?;
         new.warnings.extend(plan.warnings);
-        if let Some(holder) = self.holder_of(&new.sealed.cwd, harness, session_key.as_ref()) {
+        let holder = self.holder_of(&new.sealed.cwd, harness, session_key.as_ref());
+        if let Some(holder) = holder.filter(|_| !new.wait_for_cwd) {
             if new.refuse_busy_cwd {
                 return Err(DispatchError::CwdBusy { holder });
             }
@@ -249,10 +257,14 @@ impl Engine {
             });
         }
         let who = new.origin.who(&new.key, &new.harness);
+        let stay = self.enter_dir(&new, harness)?;
         let (turn, line) = match (new.reserved.take(), &session_key) {
+            // Who waits for a directory holds no place.
+            (Some(Reserved { turn, .. }), _) if new.wait_for_cwd => (turn, Line::Later),
             (Some(Reserved { turn, place }), _) => (turn, Line::Placed(place)),
             // It gets in line for a place once its turn has come.
             (None, Some(session)) => (Some(self.inner.lanes.enter(session, &new.key)?), Line::Later),
+            (None, None) if new.wait_for_cwd => (None, Line::Later),
             (None, None) => (None, Line::Waits(self.inner.places.wait(who)?)),
         };
         let _making = self.inner.making.read().await;
@@ -267,7 +279,7 @@ impl Engine {
         let doc = accepted?;
         let shared = Arc::new(Shared::new(new.key.clone(), doc.0, doc.1));
         metrics::counter!("longhaul_runs_created_total", "harness" => harness.name()).increment(1);
-        self.adopt(Owner::fresh(self.clone(), shared, line, turn));
+        self.adopt(Owner::fresh(self.clone(), shared, line, (turn, stay)));
         Ok(Dispatched::Created)
     }
 
@@ -285,6 +297,23 @@ impl Engine {
         let why = |error: tokio::task::JoinError| error.to_string();
         let failed = |why| DispatchError::ConfinementUnavailable { confine: confine.as_str(), why };
         checked.await.unwrap_or_else(|error| Err(failed(why(error))))
+    }
+
+    /// Gets in line for the directory, to wait or to be waited for. Runs of a session do so in the order of their turns.
+    fn enter_dir(&self, new: &NewRun, harness: &dyn Harness) -> Result<Option<Stay>, DispatchError> {
+        if !new.wait_for_cwd && harness.driver() == event::Driver::Exec {
+            return Ok(None);
+        }
+        let entered = self.inner.dirs.enter(&dirs::name(&new.sealed.cwd), &new.key, new.wait_for_cwd);
+        entered.map(Some).map_err(|first| DispatchError::CwdBusy { holder: first.run })
+    }
+
+    /// Whether the schema of the answer is one.
+    async fn check_format(&self, sealed: &Sealed) -> Result<(), DispatchError> {
+        let Some(schema) = sealed.schema.clone() else { return Ok(()) };
+        let checked = tokio::task::spawn_blocking(move || crate::format::check(&schema));
+        let checked = checked.await.unwrap_or_else(|_| Err("cannot be used as a schema".to_owned()));
+        checked.map_err(|message| PlanError::Invalid { field: "response_format", message }.into())
     }
 
     /// The server's own `PATH`.
@@ -317,6 +346,7 @@ impl Engine {
             budget: new.sealed.budget,
             on_lost: new.on_lost,
             resumed_from: new.resumed.as_ref().map(|resumed| resumed.run.clone()),
+            response_format: new.sealed.schema.as_ref().map(|_| crate::format::JSON_SCHEMA.to_owned()),
         };
         let mut data: Vec<EventData> = vec![created.into()];
         data.extend(session.map(|session| crate::turns::accepted(session, &new.sealed).into()));
@@ -347,6 +377,7 @@ impl Engine {
             turn: session.map_or(0, |session| session.turns),
             origin: new.origin.clone(),
             cancel_on_disconnect: new.cancel_on_disconnect,
+            waits_for_cwd: new.wait_for_cwd,
             trace: new.sealed.trace.clone(),
         };
         let run_dir = self.runs_dir().join(dir);

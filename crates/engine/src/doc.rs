@@ -62,12 +62,20 @@ pub struct Doc {
     /// Whether the last reader's leaving is a cancel.
     #[serde(default)]
     pub cancel_on_disconnect: bool,
+    /// Whether it waits until no other agent works in its directory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits_for_cwd: bool,
     /// The trace that the run belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<longhaul_model::Trace>,
 }
 
 impl Doc {
+    /// Whether others wait for it in its directory: an agent, or a command that waits for them.
+    pub(crate) fn is_in_dir(&self) -> bool {
+        self.waits_for_cwd || self.run.driver == longhaul_model::event::Driver::Harness
+    }
+
     /// Whom a place would be for.
     pub(crate) fn who(&self, key: &RunKey) -> Who {
         self.origin.who(key, &self.run.harness)

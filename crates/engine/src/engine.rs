@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::containment::Containment;
+use crate::dirs::{self, Dirs};
 use crate::doc::Doc;
 use crate::lanes::Lanes;
 use crate::owner::Owner;
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     pub(crate) restored: longhaul_model::StreamId,
     pub(crate) places: Places,
     pub(crate) lanes: Lanes,
+    pub(crate) dirs: Dirs,
     pub(crate) recovery: Counters,
     pub(crate) probes: crate::probe::Probes,
     live: Mutex<HashMap<RunKey, Live>>,
@@ -103,6 +105,7 @@ impl Engine {
             restored,
             places,
             lanes: Lanes::default(),
+            dirs: Dirs::default(),
             recovery: Counters::default(),
             probes: crate::probe::Probes::default(),
             live: Mutex::default(),
@@ -143,24 +146,33 @@ impl Engine {
             }
             runs.push((row, doc));
         }
-        // Whoever has a process keeps its session's lane; the others are in line in the order of their creation.
-        let mut turns = HashMap::new();
+        // Whoever has a process keeps its session's lane and its directory; the others are in line in the order of their creation.
+        let (mut turns, mut stays) = (HashMap::new(), HashMap::new());
         for waiting in [false, true] {
             for (row, doc) in runs.iter().filter(|(row, _)| (row.status == Status::Queued) == waiting) {
                 if let Some(session) = session_key(&row.key, doc) {
                     turns.insert(row.key.clone(), self.inner.lanes.enter_accepted(&session, &row.key));
                 }
+                if doc.is_in_dir() {
+                    let dir = dirs::name(Path::new(&doc.run.cwd));
+                    let stay = self.inner.dirs.enter_accepted(&dir, &row.key, waiting && doc.waits_for_cwd);
+                    if !waiting {
+                        stay.work();
+                    }
+                    stays.insert(row.key.clone(), stay);
+                }
             }
         }
         for (row, doc) in runs {
-            let turn = turns.remove(&row.key);
+            let (turn, stay) = (turns.remove(&row.key), stays.remove(&row.key));
             // In line in the order in which they were accepted.
-            // A run of a session gets in line for a place once its turn has come.
-            let waits = row.status == Status::Queued && turn.is_none();
+            // A run of a session gets in line for a place once its turn has come, and so does one that waits for its
+            // directory.
+            let waits = row.status == Status::Queued && turn.is_none() && !doc.waits_for_cwd;
             let wait = waits.then(|| self.inner.places.wait_accepted(doc.who(&row.key)));
             let shared = Arc::new(Shared::new(row.key.clone(), row.stream, doc));
             let place = held.remove(&row.key);
-            self.adopt(Owner::recovering(self.clone(), shared, wait, place, turn));
+            self.adopt(Owner::recovering(self.clone(), shared, wait, place, (turn, stay)));
         }
         let engine = self.clone();
         self.spawn(async move {
@@ -221,8 +233,9 @@ impl Engine {
                 Some(row) if Doc::decode(&row.doc).is_ok_and(|doc| doc.dir == name) => {
                     // A run that is not over may have another attempt, whoever owns it now.
                     if row.status.is_terminal() {
-                        crate::sealed::remove(&dir);
+                        // In this order: what is left by a crash in between is found by the next sweep.
                         crate::erase::remove_dir(&tmp_dir(name)).await;
+                        crate::sealed::remove(&dir);
                     }
                 }
                 _ => self.remove_dirs(name).await,

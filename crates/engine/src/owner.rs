@@ -49,6 +49,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::commit::Refused;
 pub(crate) use self::people::{NewAnswer, NewInput};
 use crate::cursor::Cursor;
+use crate::dirs::Stay;
 use crate::engine::Engine;
 use crate::error::CancelError;
 use crate::lanes::Turn;
@@ -110,6 +111,9 @@ pub(crate) enum Line {
     Later,
 }
 
+/// What a run holds or waits for before its place: its session's turn, and its stay in its directory.
+pub(crate) type Held = (Option<Turn>, Option<Stay>);
+
 /// How an owner begins.
 #[derive(Debug)]
 enum Begin {
@@ -128,6 +132,8 @@ pub(crate) struct Owner {
     place: Option<Place>,
     /// The turn in its session, waited for or held until its process tree is gone.
     turn: Option<Turn>,
+    /// The stay in its directory, the same.
+    stay: Option<Stay>,
     state: RunState,
     tail: Seq,
     last_ts: Timestamp,
@@ -160,6 +166,7 @@ impl Owner {
             begin: Some(begin),
             place: None,
             turn: None,
+            stay: None,
             state: RunState::default(),
             tail: Seq::ZERO,
             last_ts: Timestamp::default(),
@@ -176,9 +183,9 @@ impl Owner {
     }
 
     /// The owner of a run that was accepted just now, with its place or its place in line.
-    pub(crate) fn fresh(engine: Engine, shared: Arc<Shared>, line: Line, turn: Option<Turn>) -> (Self, Live) {
+    pub(crate) fn fresh(engine: Engine, shared: Arc<Shared>, line: Line, held: Held) -> (Self, Live) {
         let (mut owner, live) = Self::new(engine, shared, Begin::Fresh(line));
-        owner.turn = turn;
+        (owner.turn, owner.stay) = held;
         (owner, live)
     }
 
@@ -188,10 +195,11 @@ impl Owner {
         shared: Arc<Shared>,
         wait: Option<Wait>,
         place: Option<Place>,
-        turn: Option<Turn>,
+        held: Held,
     ) -> (Self, Live) {
         let (mut owner, live) = Self::new(engine, shared, Begin::Recovering(wait));
-        (owner.place, owner.turn) = (place, turn);
+        owner.place = place;
+        (owner.turn, owner.stay) = held;
         (owner, live)
     }
 
@@ -205,7 +213,7 @@ impl Owner {
                 Ok(Ok(())) => break,
                 Ok(Err(LetGo::Draining)) => {
                     // Place and turn go with the process, not with this server: nobody in line may have them.
-                    std::mem::forget((self.place.take(), self.turn.take()));
+                    std::mem::forget((self.place.take(), self.turn.take(), self.stay.take()));
                     return;
                 }
                 Ok(Err(LetGo::Fenced(why))) => {
@@ -226,7 +234,7 @@ impl Owner {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = draining.cancelled() => {
-                    std::mem::forget((self.place.take(), self.turn.take()));
+                    std::mem::forget((self.place.take(), self.turn.take(), self.stay.take()));
                     return;
                 }
             }
@@ -244,7 +252,7 @@ impl Owner {
             Some(Begin::Fresh(Line::Later)) => {}
             Some(Begin::Recovering(_)) | None if self.is_restored() => {
                 self.end_restored().await?;
-                (self.place, self.turn) = (None, None);
+                (self.place, self.turn, self.stay) = (None, None, None);
                 // Nothing is tidied: what bears this run's name is the original's.
                 return Ok(());
             }
@@ -256,6 +264,9 @@ impl Owner {
                 Phase::Queued if self.place.is_some() => self.start_attempt().await?,
                 Phase::Queued => {
                     self.wait_for_turn().await?;
+                    if !self.is_over() {
+                        self.wait_for_dir().await?;
+                    }
                     if self.is_over() {
                         break;
                     }
@@ -353,6 +364,26 @@ impl Owner {
         came
     }
 
+    /// Waits until nobody else works in the directory, if that was asked for.
+    async fn wait_for_dir(&mut self) -> Result<(), LetGo> {
+        let Some(mut stay) = self.stay.take() else { return Ok(()) };
+        let draining = self.engine.inner.draining.clone();
+        let came = loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => break Err(LetGo::Draining),
+                Some(message) = self.inbox.recv() => match self.answer(message).await {
+                    Ok(()) if self.is_over() => break Ok(()),
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                () = stay.come() => break Ok(()),
+            }
+        };
+        self.stay = Some(stay);
+        came
+    }
+
     async fn wait_for_place(&mut self, mut wait: Wait) -> Result<(), LetGo> {
         let draining = self.engine.inner.draining.clone();
         while self.place.is_none() && !self.is_over() {
@@ -434,20 +465,21 @@ impl Owner {
         let dir = self.run_dir();
         let tmp = self.tmp_dir();
         let tidied = tokio::task::spawn_blocking(move || {
-            crate::sealed::remove(&dir);
+            // The request goes last: while it is there, the next start finds what is left, secrets in files too.
             match std::fs::remove_dir_all(&tmp) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     tracing::warn!(dir = %tmp.display(), %error, "could not remove a run's temporary files");
                 }
                 _ => {}
             }
+            crate::sealed::remove(&dir);
         })
         .await;
         if let Err(error) = tidied {
             tracing::warn!(run = %self.shared.key, %error, "tidying failed");
         }
         self.account(Fate::Finished);
-        (self.place, self.turn) = (None, None);
+        (self.place, self.turn, self.stay) = (None, None, None);
     }
 
     fn run_dir(&self) -> std::path::PathBuf {

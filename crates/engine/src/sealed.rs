@@ -9,7 +9,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use longhaul_harness::Permissions;
+use longhaul_harness::{Mcp, Permissions};
 use longhaul_model::RunKey;
 use longhaul_model::event::Budget;
 use longhaul_model::policy::Policy;
@@ -57,6 +57,12 @@ pub struct Sealed {
     /// Rules by which its questions are answered, where it asks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approvals: Option<Policy>,
+    /// The JSON Schema that the answer must meet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<serde_json::Value>,
+    /// Servers of tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcp: Option<Mcp>,
     /// Turns at most.
     pub turns_max: Option<u32>,
     /// Tokens and money at most.

@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use crate::engine::Engine;
+use crate::view::View;
 
 /// Why a run is where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,28 +73,7 @@ impl Engine {
             }
         }
         let (cause, owner, since, next) = match run.status {
-            Status::Queued => {
-                let session = crate::engine::session_key(key, &view.doc);
-                let before = session.as_ref().and_then(|session| self.inner.lanes.waits_for(session, key));
-                if let (Some(session), Some((run, position))) = (&session, &before) {
-                    facts.push(format!("{position} of the session's runs are before it"));
-                    return Ok(Some(Why {
-                        cause: format!("waits for run {} of session {}", run.run, session.id),
-                        owner: "longhaul",
-                        since: view.doc.run.created_at,
-                        next: None,
-                        facts,
-                    }));
-                }
-                let cause = match self.in_line(key) {
-                    Some(line) => format!("waits for a place: {} before it, {}", line.before, line.cause),
-                    None if run.attempts > 0 => {
-                        format!("attempt {} has ended and the next one is about to be started", run.attempts)
-                    }
-                    None => "is about to be started".to_owned(),
-                };
-                (cause, "longhaul", run.created_at, None)
-            }
+            Status::Queued => return Ok(Some(self.why_queued(key, &view, facts))),
             Status::Starting => ("its process is being started".to_owned(), "longhaul", run.updated_at, deadline),
             Status::BindingSession | Status::Running if run.cancel_requested.is_some() => {
                 ("is being stopped; its process tree is not gone yet".to_owned(), "longhaul", run.updated_at, deadline)
@@ -125,5 +105,27 @@ impl Engine {
             }
         };
         Ok(Some(Why { cause, owner, since, next, facts }))
+    }
+
+    /// What a queued run waits for: its turn in its session, its directory, a place.
+    fn why_queued(&self, key: &RunKey, view: &View, mut facts: Vec<String>) -> Why {
+        let run = &view.doc.run;
+        let session = crate::engine::session_key(key, &view.doc);
+        let before = session.as_ref().and_then(|session| self.inner.lanes.waits_for(session, key));
+        let dir = crate::dirs::name(std::path::Path::new(&run.cwd));
+        let cause = if let (Some(session), Some((run, position))) = (&session, &before) {
+            facts.push(format!("{position} of the session's runs are before it"));
+            format!("waits for run {} of session {}", run.run, session.id)
+        } else if let Some((other, before)) = self.inner.dirs.waits_for(&dir, key) {
+            facts.push(format!("{before} runs in this directory are before it"));
+            format!("waits until run {} no longer works in {}", other.run, run.cwd)
+        } else if let Some(line) = self.in_line(key) {
+            format!("waits for a place: {} before it, {}", line.before, line.cause)
+        } else if run.attempts > 0 {
+            format!("attempt {} has ended and the next one is about to be started", run.attempts)
+        } else {
+            "is about to be started".to_owned()
+        };
+        Why { cause, owner: "longhaul", since: run.created_at, next: None, facts }
     }
 }

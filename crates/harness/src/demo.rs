@@ -63,6 +63,7 @@ impl Harness for Demo {
             program: Program::Myself { verb: VERB },
             args,
             stdin: request.prompt.map(|prompt| prompt.as_bytes().to_vec()),
+            files: Vec::new(),
             channel: None,
             env: Vec::new(),
             env_allow: &ENV_BASE,

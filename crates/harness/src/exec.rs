@@ -46,6 +46,7 @@ impl Harness for Exec {
             program: Program::Path(command),
             args: request.args.to_vec(),
             stdin: request.stdin.map(<[u8]>::to_vec),
+            files: Vec::new(),
             channel: None,
             env: Vec::new(),
             env_allow: &ENV_BASE,

@@ -85,6 +85,7 @@ impl Harness for Passthrough {
             body: body(upstream, model, prompt, request.system),
         };
         Ok(Plan {
+            files: Vec::new(),
             program: Program::Myself { verb: VERB },
             args: Vec::new(),
             stdin: Some(call.to_bytes()),

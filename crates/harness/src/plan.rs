@@ -35,6 +35,21 @@ pub enum StopStep {
     },
 }
 
+/// A file that the program is told of on its command line, for what no argument may hold.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PlanFile {
+    /// Its name in the request's directory for files: one plain component.
+    pub name: String,
+    /// What it holds; may be secret.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for PlanFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PlanFile({}, {} bytes)", self.name, self.bytes.len())
+    }
+}
+
 /// What to start, and how to end it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -44,6 +59,8 @@ pub struct Plan {
     pub args: Vec<String>,
     /// What its standard input holds, as a file; `None` is `/dev/null`, unless there is a channel.
     pub stdin: Option<Vec<u8>>,
+    /// Files that must be there before the start, beside nothing else in the request's directory for them.
+    pub files: Vec<PlanFile>,
     /// The protocol that is spoken over its standard input; never beside `stdin`.
     pub channel: Option<Channel>,
     /// Variables that are set whatever the caller's environment holds.

@@ -1,6 +1,9 @@
 //! What a run request asks of a harness, and how a harness refuses.
 
 use longhaul_model::limits;
+use serde_json::Value;
+
+use crate::mcp::Mcp;
 
 /// What the agent may do without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,12 +77,18 @@ pub struct Request<'a> {
     pub resume: Option<&'a str>,
     /// The endpoints that are configured, for `passthrough`.
     pub upstreams: &'a [crate::passthrough::upstream::Upstream],
+    /// The JSON Schema that its answer must meet.
+    pub schema: Option<&'a Value>,
+    /// Servers of tools that it can call.
+    pub mcp: Option<&'a Mcp>,
+    /// The directory that the plan's files will be in, absolute.
+    pub files_dir: &'a str,
 }
 
 impl Request<'_> {
     /// Refuses fields that are set and not in `honoured`, and text that no argument vector and no prompt can hold.
     pub(crate) fn check(&self, harness: &'static str, honoured: &[&str]) -> Result<(), PlanError> {
-        let set: [(&'static str, bool); 13] = [
+        let set: [(&'static str, bool); 15] = [
             ("model", self.model.is_some()),
             ("prompt", self.prompt.is_some()),
             ("system", self.system.is_some()),
@@ -93,6 +102,8 @@ impl Request<'_> {
             ("cost_usd_max", self.cost_usd_max.is_some()),
             ("tokens_max", self.tokens_max.is_some()),
             ("session_id", self.resume.is_some()),
+            ("response_format", self.schema.is_some()),
+            ("mcp", self.mcp.is_some()),
         ];
         if let Some((field, _)) = set.into_iter().find(|(field, set)| *set && !honoured.contains(field)) {
             return Err(PlanError::Unsupported { harness, field });

@@ -39,6 +39,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         budget: longhaul_model::event::Budget::default(),
         on_lost: longhaul_model::event::OnLost::Fail,
         resumed_from: None,
+        response_format: None,
     };
     let event = |data: EventData| Event {
         run_id: RunId::parse("r1").unwrap(),
@@ -64,6 +65,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         spool_error: None,
         oom_kills: 0,
         ran_ms: 0,
+        unmet: None,
     };
     for data in decide(&state, Command::Exit(Box::new(exit)), &Ctx { epoch: Epoch::default() }).unwrap() {
         seen.apply(&event(data));

@@ -17,6 +17,7 @@ mod door;
 mod drain;
 mod events;
 mod feed;
+mod fields;
 mod input;
 mod log;
 mod models;

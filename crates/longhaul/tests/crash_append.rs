@@ -106,6 +106,8 @@ fn request(script: Script, dir: &Path) -> NewRun {
         permissions: Permissions::Cli,
         allowed_tools: vec![],
         turns_max: None,
+        schema: None,
+        mcp: None,
         approvals: None,
         budget: longhaul_model::event::Budget::default(),
         contained: longhaul_engine::Contained::default(),

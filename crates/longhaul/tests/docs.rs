@@ -120,6 +120,7 @@ fn snapshot() -> Value {
         budget: longhaul_model::event::Budget::default(),
         on_lost: longhaul_model::event::OnLost::Fail,
         resumed_from: None,
+        response_format: None,
     };
     let run_id = RunId::parse("r1").unwrap();
     let ts = Timestamp::from_unix_ms(1_795_254_000_000);

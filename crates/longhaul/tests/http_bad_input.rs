@@ -181,7 +181,7 @@ fn containment_fields(table: &mut Table) {
 }
 
 /// Fields of a run request.
-fn run_fields(table: &mut Table, file: &str) {
+fn run_fields(table: &mut Table) {
     containment_fields(table);
     table.field(json!({}), "invalid_field", "harness");
     table.field(demo(json!({ "promt": "hi" })), "unknown_field", "promt");
@@ -220,6 +220,38 @@ fn run_fields(table: &mut Table, file: &str) {
     ] {
         table.field(demo(json!({ field: wrong })), "invalid_field", field);
     }
+    for format in [
+        json!("json"),
+        json!({}),
+        json!({ "type": "xml" }),
+        json!({ "type": "text", "schema": {} }),
+        json!({ "type": "json_schema" }),
+        json!({ "type": "json_schema", "schema": true }),
+        json!({ "type": "json_schema", "schema": {}, "name": "a b" }),
+        json!({ "type": "json_schema", "schema": {}, "strict": 1 }),
+        json!({ "type": "json_schema", "json_schema": { "schema": {}, "shape": 1 } }),
+        json!({ "type": "json_schema", "schema": { "x": "x".repeat(limits::SCHEMA_BYTES_MAX) } }),
+    ] {
+        table.field(demo(json!({ "response_format": format })), "invalid_field", "response_format");
+    }
+    let one = |server: Value| json!({ "servers": { "s": server } });
+    for (mcp, param) in [
+        (json!([]), "mcp"),
+        (json!({ "mcpServers": {} }), "mcp"),
+        (json!({ "servers": {} }), "mcp.servers"),
+        (json!({ "servers": { "a.b": { "command": "x" } } }), "mcp.servers"),
+        (one(json!({ "command": "x", "url": "http://h" })), "mcp.servers.s"),
+        (one(json!("x")), "mcp.servers.s"),
+        (one(json!({ "command": "" })), "mcp.servers.s.command"),
+        (one(json!({ "command": "x", "args": "y" })), "mcp.servers.s.args"),
+        (one(json!({ "command": "x", "env": { "A=B": "secret" } })), "mcp.servers.s.env"),
+        (one(json!({ "command": "x", "env": { "A": 1 } })), "mcp.servers.s.env"),
+        (one(json!({ "url": "file:///etc" })), "mcp.servers.s.url"),
+        (one(json!({ "url": "http://h", "headers": { "A": "b\nc" } })), "mcp.servers.s.headers"),
+        (one(json!({ "command": "x", "args": ["y".repeat(limits::MCP_BYTES_MAX)] })), "mcp"),
+    ] {
+        table.field(demo(json!({ "mcp": mcp })), "invalid_field", param);
+    }
     table.field(demo(json!({ "limits": { "idle_ms": 0 } })), "invalid_field", "limits.idle_ms");
     table.field(demo(json!({ "limits": { "turns_max": 0 } })), "invalid_field", "limits.turns_max");
     table.field(demo(json!({ "env": { "A": 1 } })), "invalid_field", "env.A");
@@ -229,7 +261,10 @@ fn run_fields(table: &mut Table, file: &str) {
         "invalid_field",
         "messages[0].role",
     );
+}
 
+/// Fields of a command, and those that a harness cannot honour.
+fn command_fields(table: &mut Table, file: &str) {
     table.field(exec(json!({ "command": "" })), "invalid_field", "command");
     table.field(exec(json!({ "command": "/bin/\u{0}true" })), "invalid_field", "command");
     table.field(exec(json!({ "args": ["a", "b\u{0}c"] })), "invalid_field", "args[1]");
@@ -247,9 +282,9 @@ fn run_fields(table: &mut Table, file: &str) {
 
     // What this version or this harness cannot honour.
     for (field, value) in [
-        ("mcp", json!({})),
-        ("response_format", json!({ "type": "json_schema" })),
-        ("on_cwd_busy", json!("queue")),
+        ("mcp", json!({ "servers": { "s": { "command": "serve" } } })),
+        ("response_format", json!({ "type": "json_schema", "json_schema": { "name": "n", "schema": {} } })),
+        ("response_format", json!({ "type": "json_object" })),
         ("args", json!(["x"])),
     ] {
         table.field(demo(json!({ field: value })), "unsupported_field", field);
@@ -380,7 +415,8 @@ fn response_fields(table: &mut Table) {
         (json!({ "instructions": "x".repeat(limits::PROMPT_BYTES_MAX + 1) }), "invalid_field", "instructions"),
         (json!({ "reasoning": [] }), "invalid_field", "reasoning"),
         (json!({ "reasoning": { "effort": "" } }), "invalid_field", "reasoning.effort"),
-        (json!({ "text": { "format": { "type": "json_schema" } } }), "unsupported_field", "text.format"),
+        (json!({ "text": { "format": { "type": "json_schema" } } }), "invalid_field", "text.format"),
+        (json!({ "text": { "format": { "type": "json_schema", "schema": {} } } }), "unsupported_field", "text.format"),
         (json!({ "reasoning": { "effort": "high" } }), "unsupported_field", "reasoning.effort"),
         (json!({ "queue_timeout_ms": 600_001 }), "invalid_field", "queue_timeout_ms"),
         (json!({ "timeout_ms": 0 }), "invalid_field", "timeout_ms"),
@@ -651,7 +687,8 @@ async fn every_bad_request_is_refused_by_name_and_leaves_nothing() {
 
     let mut table = Table::default();
     malformed(&mut table);
-    run_fields(&mut table, file.to_str().unwrap());
+    run_fields(&mut table);
+    command_fields(&mut table, file.to_str().unwrap());
     chat_fields(&mut table);
     response_fields(&mut table);
     addresses(&mut table);

@@ -103,3 +103,59 @@ async fn a_harness_has_its_own_limit_and_holds_nobody_else_up() {
     end(&server, "default", "e1").await;
     assert_no_process(&server.data()).await;
 }
+
+/// One after another in one directory, over a crash, without a place while they wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_is_waited_for_in_order_and_without_a_place() {
+    let mut server = Server::start_with(&["--live-max", "2"], &[]).await;
+    let dir = server.dir.path().join("shared");
+    std::fs::create_dir(&dir).unwrap();
+    let agent = json!({ "run_id": "a", "harness": "demo", "model": "slow", "prompt": "3000", "cwd": dir });
+    assert_eq!(server.post("/v1/runs", &agent).await.0, 201);
+    running(&server, "default", "a").await;
+    for id in ["b", "c", "d", "e"] {
+        let script = format!("touch {id}; while ! [ -e go-{id} ]; do sleep 0.02; done");
+        let body = json!({
+            "run_id": id, "command": "/bin/sh", "args": ["-c", script], "cwd": dir, "on_cwd_busy": "queue",
+        });
+        let (status, run) = server.post("/v1/runs", &body).await;
+        assert_eq!((status, &run["status"], &run["warnings"]), (201, &json!("queued"), &json!(0)), "{run}");
+    }
+    let place = format!("in {}", dir.display());
+    let waits = async |server: &Server, id: &str, other: &str, before: usize| {
+        let (_, why) = server.get(&format!("/v1/runs/{id}/why")).await;
+        assert_eq!(why["cause"], format!("waits until run {other} no longer works {place}"), "{why}");
+        assert_eq!(why["facts"], json!([format!("{before} runs in this directory are before it")]));
+    };
+    waits(&server, "b", "a", 1).await;
+    waits(&server, "e", "a", 4).await;
+    // They hold no place: another gets the second one.
+    sleeper(&server, "default", "elsewhere").await;
+    running(&server, "default", "elsewhere").await;
+
+    server.kill9();
+    server.up().await;
+    waits(&server, "c", "a", 2).await;
+    // Who waits can be cancelled, and nobody is woken by it.
+    end(&server, "default", "c").await;
+    assert_eq!(status(&server, "default", "c").await, "cancelled");
+    waits(&server, "d", "a", 2).await;
+
+    end(&server, "default", "a").await;
+    for (id, next) in [("b", Some("d")), ("d", Some("e")), ("e", None)] {
+        running(&server, "default", id).await;
+        if let Some(next) = next {
+            waits(&server, next, id, 1).await;
+            assert!(!dir.join(next).exists(), "{next} works at the same time as {id}");
+        }
+        std::fs::write(dir.join(format!("go-{id}")), "").unwrap();
+        assert_eq!(server.end(id).await["status"], "completed");
+    }
+    assert!(!dir.join("c").exists());
+    end(&server, "default", "elsewhere").await;
+    // Nobody is there: it begins at once.
+    let body = json!({ "run_id": "f", "command": "/bin/true", "cwd": dir, "on_cwd_busy": "queue" });
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    assert_eq!(server.end("f").await["status"], "completed");
+    assert_no_process(&server.data()).await;
+}

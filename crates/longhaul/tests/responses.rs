@@ -84,6 +84,7 @@ fn recorded(path: &Path, harness: &str, good: bool) -> Vec<Event> {
         on_lost: longhaul_model::event::OnLost::Fail,
         resumed_from: None,
         budget: longhaul_model::event::Budget::default(),
+        response_format: None,
     };
     let mut out: Vec<EventData> = vec![created.into()];
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {

@@ -76,6 +76,8 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         permissions: Permissions::Cli,
         allowed_tools: vec![],
         approvals: None,
+        schema: None,
+        mcp: None,
         turns_max: None,
         budget: longhaul_model::event::Budget::default(),
         idle_ms: None,

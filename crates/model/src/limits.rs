@@ -88,6 +88,16 @@ pub const NEVER_STARTED_MAX: u32 = 3;
 /// Bytes of a prompt or of stdin in a request.
 pub const PROMPT_BYTES_MAX: usize = 4 << 20;
 
+/// Bytes of the JSON Schema of an answer: it may travel as one argument.
+pub const SCHEMA_BYTES_MAX: usize = 64 << 10;
+
+/// Servers of tools of one run, and bytes of all that is said of them: written out at each start.
+pub const MCP_SERVERS_MAX: usize = 16;
+/// See [`MCP_SERVERS_MAX`].
+pub const MCP_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a server's name: a part of the names of its tools, for which models have little room.
+pub const MCP_NAME_BYTES_MAX: usize = 32;
+
 /// Bytes of memory that a run may be limited to: less would kill the stage that becomes the agent.
 pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
 /// See [`MEMORY_BYTES_MIN`]; far above any machine, and a number that every client can hold.
@@ -102,6 +112,9 @@ pub const ARG_BYTES_MAX: usize = 120 << 10;
 
 /// Runs of one session that wait behind the one that works.
 pub const SESSION_QUEUE_MAX: usize = 16;
+
+/// Runs that wait for one working directory.
+pub const CWD_QUEUE_MAX: usize = 100;
 
 /// Messages into a live run that its agent has not taken yet.
 pub const INPUTS_OPEN_MAX: usize = 16;

@@ -164,6 +164,9 @@ pub struct Projection {
     pub tags: BTreeMap<String, String>,
     /// Its budget.
     pub timeout_ms: u64,
+    /// What the answer must be, other than text.
+    #[serde(default)]
+    pub response_format: Option<String>,
     /// Who asked for the end and why, once somebody did.
     pub cancel_requested: Option<crate::event::RunCancelRequested>,
     /// The agent's process id while it is known to run.
@@ -231,6 +234,7 @@ impl Projection {
             cwd: d.cwd.clone(),
             tags: d.tags.clone(),
             timeout_ms: d.timeout_ms,
+            response_format: d.response_format.clone(),
             cancel_requested: None,
             pid: None,
             attempts: 0,
@@ -309,8 +313,14 @@ impl Projection {
                 self.end(Status::Cancelled, event.ts, d.exit.clone(), &d.totals);
             }
             EventData::OutputLine(d) => self.line(d),
+            // Where the answer has a form, what was said on the way is no part of it.
+            EventData::MessageDelta(_) if self.response_format.is_some() => {}
             EventData::MessageDelta(d) if d.parent_call_id.is_none() => self.push(&d.message_id, &d.text),
             EventData::MessageCompleted(d) if d.parent_call_id.is_none() => {
+                if self.response_format.is_some() {
+                    (self.text_bytes, self.output_truncated) = (0, false);
+                    self.messages.clear();
+                }
                 self.remove(&d.message_id);
                 self.push(&d.message_id, &d.text);
             }

@@ -187,6 +187,8 @@ pub struct Exit {
     pub oom_kills: u64,
     /// What it used of the run's budget, in milliseconds; an estimate if its witness was lost.
     pub ran_ms: u64,
+    /// Why the answer is not of the form that was asked for; none if it is, or if none was.
+    pub unmet: Option<String>,
 }
 
 /// What somebody wants to happen to a run.

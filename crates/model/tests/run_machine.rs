@@ -184,6 +184,7 @@ impl World {
             budget: longhaul_model::event::Budget::default(),
             on_lost,
             resumed_from: None,
+            response_format: None,
         };
         world.command(Command::Create(Box::new(created))).unwrap();
         world
@@ -278,6 +279,7 @@ impl World {
                     spool_error: None,
                     oom_kills: 0,
                     ran_ms: 0,
+                    unmet: None,
                 };
                 let done = self.command(Command::Exit(Box::new(exit)));
                 prop_assert_eq!(done.is_ok(), before.working());

@@ -4,7 +4,7 @@
 //! what the stream told. Owns: the text of the answer, at most [`limits::OUTPUT_TEXT_BYTES_MAX`] bytes; beyond it the
 //! response is `incomplete`. Never: depends on when or in how many pieces it is read.
 
-use longhaul_model::event::{Driver, Event, EventData, Failure, OutputStream, Usage};
+use longhaul_model::event::{Driver, Event, EventData, Failure, MessageCompleted, OutputStream, Usage};
 use longhaul_model::projection::Projection;
 use longhaul_model::{Status, limits};
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,8 @@ pub struct Encoder {
     reasoning_bytes: usize,
     /// Whether a part of the answer was left out.
     cut: bool,
+    /// The answer so far, where it has a form: only the last message is it, and which one that is, is known at the end.
+    held: Option<MessageCompleted>,
 }
 
 impl Encoder {
@@ -93,6 +95,7 @@ impl Encoder {
             bytes: 0,
             reasoning_bytes: 0,
             cut: false,
+            held: None,
         }
     }
 
@@ -118,7 +121,10 @@ impl Encoder {
             Some(run) if !is_text(&event.data) => run.apply(event),
             Some(_) => {}
         }
+        let formed = self.run.as_ref().is_some_and(|run| run.response_format.is_some());
         match &event.data {
+            EventData::MessageCompleted(d) if formed && d.parent_call_id.is_none() => self.held = Some(d.clone()),
+            EventData::MessageDelta(_) | EventData::MessageCompleted(_) if formed => {}
             EventData::ProcessStarted(_) => self.begin(&mut out),
             EventData::MessageDelta(d) if d.parent_call_id.is_none() => {
                 self.say(&mut out, Kind::Message, &d.message_id, &d.text);
@@ -137,6 +143,9 @@ impl Encoder {
                 self.say(&mut out, Kind::Message, "stdout", &(String::from_utf8_lossy(&bytes) + end));
             }
             EventData::RunCompleted(_) => {
+                if let Some(answer) = self.held.take() {
+                    self.whole(&mut out, &answer.message_id, &answer.text);
+                }
                 self.close_all(&mut out, State::Completed);
                 let name = if self.cut { "response.incomplete" } else { "response.completed" };
                 self.lifecycle(&mut out, name);
@@ -179,7 +188,7 @@ impl Encoder {
             "parallel_tool_calls": false,
             "tool_choice": "none",
             "tools": [],
-            "text": { "format": { "type": "text" } },
+            "text": { "format": { "type": run.response_format.as_deref().unwrap_or("text") } },
             "temperature": null,
             "top_p": null,
             "run_id": run.id,

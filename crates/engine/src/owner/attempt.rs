@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_harness::{CloseWhen, Harness, Plan, Program, StopStep};
-use longhaul_model::event::{Driver, ProcessStarted, Warning};
+use longhaul_model::event::{Driver, ProcessStarted, Rung, Warning};
 use longhaul_model::run::{Command, Phase};
 use longhaul_model::{AttemptNo, limits};
 use longhaul_store::Urgency;
@@ -18,10 +18,12 @@ use super::control::Control;
 use super::ingest::Source;
 use super::wire::Wire;
 use super::{LetGo, Owner};
+use crate::admission::{self, Again, Around};
 use crate::containment::Confine;
 use crate::engine::attempt_path;
 use crate::environment;
 use crate::error::DispatchError;
+use crate::files;
 use crate::places::Wait;
 use crate::probe::{Answer, Asked, Probes};
 use crate::recovery::Fate;
@@ -51,29 +53,54 @@ const AFTER_SHUTDOWN: Duration = Duration::from_secs(3);
 /// The longest wait between two looks.
 const CONNECT_MAX: Duration = Duration::from_millis(100);
 
+/// What an attempt is made of.
+struct Planned {
+    sealed: Sealed,
+    harness: &'static dyn Harness,
+    plan: Plan,
+    /// How it goes on with what was begun before it.
+    rung: Option<Rung>,
+}
+
 impl Owner {
-    /// Begins the next attempt and follows it to its end.
-    pub(super) async fn start_attempt(&mut self) -> Result<(), LetGo> {
+    /// The request with its plan; none if there is none any more, and then the run is over.
+    async fn planned(&mut self) -> Result<Option<Planned>, LetGo> {
         let dir = self.run_dir();
         let sealed = match sealed::read(&dir) {
             Ok(sealed) => sealed,
             Err(error) => {
-                return self.give_up("recovery_failed", format!("the sealed request cannot be read: {error}")).await;
+                let text = format!("the sealed request cannot be read: {error}");
+                return self.give_up("recovery_failed", text).await.map(|()| None);
             }
         };
         let harness_name = self.shared.with_doc(|doc| doc.run.harness.clone());
         let Some(harness) = longhaul_harness::find(&harness_name) else {
             let text = format!("this version has no harness called {harness_name:?}");
-            return self.give_up("recovery_failed", text).await;
+            return self.give_up("recovery_failed", text).await.map(|()| None);
         };
         (self.seen_live, self.stop_begun) = (None, None);
         let ask = self.ask(harness, &sealed).await?;
-        let (prompt, new) = (ask.prompt.as_deref(), ask.new_session.as_deref());
-        let upstreams = &self.engine.inner.options.upstreams;
-        let plan = match crate::admission::plan_again(harness, &sealed, ask.resume.as_deref(), prompt, new, upstreams) {
-            Ok(plan) => plan,
-            Err(error) => return self.cannot_be_planned(&error).await,
+        let tmp = self.tmp_dir();
+        let around = Around { upstreams: &self.engine.inner.options.upstreams, tmp: &tmp };
+        let again = Again {
+            resume: ask.resume.as_deref(),
+            prompt: ask.prompt.as_deref(),
+            new_session: ask.new_session.as_deref(),
         };
+        let plan = match admission::plan(harness, &sealed, again, around) {
+            Ok(plan) => plan,
+            Err(error) => return self.cannot_be_planned(&error).await.map(|()| None),
+        };
+        Ok(Some(Planned { sealed, harness, plan, rung: ask.rung }))
+    }
+
+    /// Begins the next attempt and follows it to its end.
+    pub(super) async fn start_attempt(&mut self) -> Result<(), LetGo> {
+        if let Some(stay) = &self.stay {
+            stay.work();
+        }
+        let Some(Planned { sealed, harness, plan, rung }) = self.planned().await? else { return Ok(()) };
+        let dir = self.run_dir();
         if self.engine.inner.draining.is_cancelled() {
             return Err(LetGo::Draining);
         }
@@ -108,6 +135,7 @@ impl Owner {
             if private_tmp {
                 private_dir(&tmp)?;
             }
+            files::write(&tmp, &plan.files)?;
             if let Some(cwd) = &own_cwd {
                 private_dir(cwd)?;
             }
@@ -128,7 +156,7 @@ impl Owner {
             let prepare = Arc::clone(&prepare);
             move || prepare()
         });
-        let command = Command::StartAttempt { rung: ask.rung };
+        let command = Command::StartAttempt { rung };
         let intended = self.apply(command, Urgency::Ordinary).await;
         let made = loop {
             let made = (&mut making).await.unwrap_or_else(|error| Err(io::Error::other(error)));

@@ -37,6 +37,7 @@ impl Owner {
             spool_error: None,
             oom_kills: 0,
             ran_ms: if never { 0 } else { self.estimate_ms(None) },
+            unmet: None,
         };
         self.kill_lost(attempt, None, &mut exit).await?;
         self.end(vec![], None, exit).await
@@ -111,6 +112,7 @@ impl Owner {
         exit: Exit,
     ) -> Result<(), LetGo> {
         let lost = exit.how == ExitHow::Lost;
+        let exit = Exit { unmet: self.unmet(&last).await, ..exit };
         let over = loop {
             // Decided anew after each wait for room: a cancel may have come meanwhile.
             let mut events: Events = last.clone();
@@ -132,6 +134,25 @@ impl Owner {
             (false, _) => Fate::Requeued,
         });
         Ok(())
+    }
+
+    /// Why the answer, with the last events that are not committed yet, is not of the form that was asked for.
+    async fn unmet(&self, last: &Events) -> Option<String> {
+        let whole = |event: &EventData| match event {
+            EventData::MessageCompleted(d) if d.parent_call_id.is_none() => Some(d.text.clone()),
+            _ => None,
+        };
+        let (asked, so_far) = self.shared.with_doc(|doc| (doc.run.response_format.is_some(), doc.run.output_text()));
+        if !asked {
+            return None;
+        }
+        let answer = last.iter().rev().find_map(whole).unwrap_or(so_far);
+        let dir = self.run_dir();
+        let checked = tokio::task::spawn_blocking(move || match crate::sealed::read(&dir) {
+            Ok(sealed) => sealed.schema.and_then(|schema| crate::format::unmet(&schema, &answer)),
+            Err(error) => Some(format!("it cannot be checked, since the sealed request cannot be read: {error}")),
+        });
+        checked.await.unwrap_or_else(|_| Some("it cannot be checked".to_owned()))
     }
 
     /// Kills what a lost shim left: all that is in the attempt's control groups, which go with it, and what its marker
@@ -206,6 +227,7 @@ fn exit_of(record: &supervise::Exit) -> Exit {
         spool_error: record.spool_error.clone(),
         oom_kills: record.oom_kills,
         ran_ms: record.ran_ms,
+        unmet: None,
     }
 }
 

@@ -36,6 +36,7 @@ impl Owner {
                     spool_error: None,
                     oom_kills: 0,
                     ran_ms: 0,
+                    unmet: None,
                 };
                 let warning = Warning { code: "restored".to_owned(), message: LOST.to_owned() };
                 self.end(vec![warning.into()], None, exit).await

@@ -45,6 +45,7 @@ pub(super) fn plan(acp: &Acp, request: &Request<'_>) -> Result<Plan, PlanError> 
     };
     channel.check()?;
     Ok(Plan {
+        files: Vec::new(),
         keys: Vec::new(),
         program: Program::Path(program),
         args,

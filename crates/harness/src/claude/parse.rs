@@ -375,17 +375,28 @@ impl State {
 
     fn result(&mut self, line: &Value, out: &mut Vec<EventData>) -> Parsed {
         let verdict = known(verdict(line, self.error.as_deref()))?;
-        if !self.saw_text
+        if let Some(answer) = line.get("structured_output").filter(|answer| !answer.is_null()) {
+            // What was asked for by a schema, and met it. What the model said beside it is no part of it.
+            self.saw_text = true;
+            let (message_id, text) = (result_id(line), answer.to_string());
+            out.push(MessageCompleted { message_id, parent_call_id: None, text }.into());
+        } else if !self.saw_text
             && let Some(answer) = unshown_text(line)
         {
             self.saw_text = true;
-            let message_id = id(line, "uuid").map_or_else(|| "result".to_owned(), |uuid| format!("result/{uuid}"));
-            out.push(MessageCompleted { message_id, parent_call_id: None, text: answer.to_owned() }.into());
+            out.push(
+                MessageCompleted { message_id: result_id(line), parent_call_id: None, text: answer.to_owned() }.into(),
+            );
         }
         out.extend(usage(line, &mut self.used));
         out.push(verdict);
         Ok(())
     }
+}
+
+/// The id of a message that stands in a `result` line alone.
+fn result_id(line: &Value) -> String {
+    id(line, "uuid").map_or_else(|| "result".to_owned(), |uuid| format!("result/{uuid}"))
 }
 
 fn warn(code: &str, message: String, out: &mut Vec<EventData>) {

@@ -4,14 +4,16 @@
 //! `ps`. Source: real runs of 2.1.329 with prompts of 1 MiB, with a leading hyphen and with newlines.
 
 use longhaul_model::event::Warning;
+use serde_json::json;
 
 use super::{NAME, channel};
-use crate::plan::{ENV_BASE, Plan, Program};
+use crate::mcp::{Mcp, McpServer};
+use crate::plan::{ENV_BASE, Plan, PlanFile, Program};
 use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word};
 
 pub(super) const PROGRAM: &str = "claude";
 
-pub(super) const FIELDS: [&str; 10] = [
+pub(super) const FIELDS: [&str; 12] = [
     "model",
     "prompt",
     "system",
@@ -22,6 +24,8 @@ pub(super) const FIELDS: [&str; 10] = [
     "turns_max",
     "cost_usd_max",
     "session_id",
+    "response_format",
+    "mcp",
 ];
 
 /// The aliases; full names begin with `claude-` and are not listed, because they change faster than we do.
@@ -53,6 +57,19 @@ const ENV_ALLOW: [&str; 24] = [
     "https_proxy",
     "no_proxy",
 ];
+
+/// The file that holds the servers with their secrets.
+const MCP_FILE: &str = "mcp.json";
+
+/// Claude's own form. Source: a real run of 2.1.329, which listed and called the tool of such a server.
+fn mcp_config(mcp: &Mcp) -> Vec<u8> {
+    let server = |server: &McpServer| match server {
+        McpServer::Command { command, args, env } => json!({ "command": command, "args": args, "env": env }),
+        McpServer::Url { url, headers } => json!({ "type": "http", "url": url, "headers": headers }),
+    };
+    let servers: serde_json::Map<_, _> = mcp.servers.iter().map(|(name, one)| (name.clone(), server(one))).collect();
+    json!({ "mcpServers": servers }).to_string().into_bytes()
+}
 
 pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     request.check(NAME, &FIELDS)?;
@@ -127,12 +144,25 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         // With `=`, so that the text may begin with a hyphen.
         args.push(format!("--append-system-prompt={system}"));
     }
+    if let Some(schema) = request.schema {
+        let schema = schema.to_string();
+        fits_argument("response_format", &schema)?;
+        args.push(format!("--json-schema={schema}"));
+    }
+    let mut files = Vec::new();
+    if let Some(mcp) = request.mcp {
+        // Those and no others, whatever the user's and the directory's own settings say.
+        args.push("--strict-mcp-config".to_owned());
+        args.push(format!("--mcp-config={}/{MCP_FILE}", request.files_dir));
+        files.push(PlanFile { name: MCP_FILE.to_owned(), bytes: mcp_config(mcp) });
+    }
     let channel = channel::channel(prompt, request.permissions == Permissions::Ask);
     channel.check()?;
     Ok(Plan {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: None,
+        files,
         channel: Some(channel),
         env,
         env_allow: &ENV_ALLOW,
@@ -209,6 +239,29 @@ mod tests {
         let ask = super::plan(&ask).unwrap();
         assert!(ask.args.join(" ").ends_with("--permission-prompt-tool stdio"), "{:?}", ask.args);
         assert_eq!(ask.channel.unwrap().close_when, None, "it may ask after a result");
+    }
+
+    #[test]
+    fn the_schema_is_an_option_and_servers_are_a_file() {
+        let schema = json!({ "type": "object" });
+        let mcp = crate::mcp::tests::two_servers();
+        let request = Request {
+            prompt: Some("x"),
+            schema: Some(&schema),
+            mcp: Some(&mcp),
+            files_dir: "/tmp/r/files",
+            ..Request::default()
+        };
+        let plan = plan(&request).unwrap();
+        let told = "--json-schema={\"type\":\"object\"} --strict-mcp-config --mcp-config=/tmp/r/files/mcp.json";
+        assert!(plan.args.join(" ").ends_with(told), "{:?}", plan.args);
+        let file: serde_json::Value = serde_json::from_slice(&plan.files[0].bytes).unwrap();
+        let want = json!({ "mcpServers": {
+            "far": { "type": "http", "url": "https://h/mcp", "headers": { "Authorization": "s3cr3t" } },
+            "near": { "command": "serve", "args": ["it's"], "env": { "TOKEN": "s3cr'3t" } },
+        } });
+        assert_eq!((plan.files[0].name.as_str(), file), ("mcp.json", want));
+        assert!(!format!("{plan:?} {request:?}").contains("s3cr"), "no secret is shown by accident");
     }
 
     #[test]

@@ -6,12 +6,17 @@
 use std::fmt::Write as _;
 
 use super::NAME;
-use crate::plan::{ENV_BASE, Plan, Program, stop_by_interrupt};
+use crate::mcp::McpServer;
+use crate::plan::{ENV_BASE, Plan, PlanFile, Program, stop_by_interrupt};
 use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word};
 
 pub(super) const PROGRAM: &str = "codex";
 
-pub(super) const FIELDS: [&str; 6] = ["model", "prompt", "system", "effort", "permissions", "session_id"];
+pub(super) const FIELDS: [&str; 8] =
+    ["model", "prompt", "system", "effort", "permissions", "session_id", "response_format", "mcp"];
+
+/// The file that holds the schema of the answer.
+const SCHEMA_FILE: &str = "schema.json";
 
 /// Characters of a prompt that Codex takes, inclusive. Source: its own refusal of one more.
 const PROMPT_CHARS_MAX: usize = 1 << 20;
@@ -65,6 +70,18 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         Permissions::Edit => args.extend(["-s", "workspace-write"].map(str::to_owned)),
         Permissions::Full => args.push("--dangerously-bypass-approvals-and-sandbox".to_owned()),
     }
+    let mut files = Vec::new();
+    if let Some(schema) = request.schema {
+        args.extend(["--output-schema".to_owned(), format!("{}/{SCHEMA_FILE}", request.files_dir)]);
+        files.push(PlanFile { name: SCHEMA_FILE.to_owned(), bytes: schema.to_string().into_bytes() });
+    }
+    for (name, server) in request.mcp.iter().flat_map(|mcp| &mcp.servers) {
+        let file = PlanFile { name: format!("mcp-{name}.sh"), bytes: mcp_script(name, server)? };
+        let script = toml_text(&format!("{}/{}", request.files_dir, file.name));
+        args.extend(["-c".to_owned(), format!("mcp_servers.{name}.command=\"/bin/sh\"")]);
+        args.extend(["-c".to_owned(), format!("mcp_servers.{name}.args=[{script}]")]);
+        files.push(file);
+    }
     if let Some(id) = request.resume {
         // A subcommand of `exec`, after the options that belong to `exec` itself.
         plain_word("session_id", id)?;
@@ -75,6 +92,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        files,
         channel: None,
         env: vec![("NO_COLOR".to_owned(), "1".to_owned())],
         env_allow: &ENV_ALLOW,
@@ -83,6 +101,38 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         source_session_id: request.resume.map(str::to_owned),
         warnings: Vec::new(),
     })
+}
+
+/// A script that becomes the server: Codex takes servers as arguments, and neither a server's variables nor its own
+/// arguments may stand there.
+fn mcp_script(name: &str, server: &McpServer) -> Result<Vec<u8>, PlanError> {
+    let refuse = |message: String| PlanError::Invalid { field: "mcp", message };
+    let McpServer::Command { command, args, env } = server else {
+        return Err(refuse(format!(
+            "names server {name} by an address, which codex takes only where ps shows it; give a command"
+        )));
+    };
+    let mut script = String::new();
+    for (variable, value) in env {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if !variable.chars().all(plain) || variable.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(refuse(format!("gives server {name} a variable whose name a shell cannot set")));
+        }
+        let written = writeln!(script, "export {variable}={}", shell_text(value));
+        debug_assert!(written.is_ok(), "a string takes all");
+    }
+    script.push_str("exec");
+    for word in std::iter::once(command).chain(args) {
+        script.push(' ');
+        script.push_str(&shell_text(word));
+    }
+    script.push('\n');
+    Ok(script.into_bytes())
+}
+
+/// `text` as one word of a shell. Source: POSIX, "Single-Quotes".
+fn shell_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// `text` as a basic string of TOML. Source: TOML 1.0, "String".
@@ -154,6 +204,34 @@ mod tests {
         );
         assert_eq!(plan.stdin.as_deref(), Some(&b"-x\ny"[..]));
         assert_eq!(plan.source_session_id, None);
+    }
+
+    #[test]
+    fn schema_and_servers_are_files_and_no_secret_is_an_argument() {
+        let schema = serde_json::json!({ "type": "object" });
+        let mut mcp = crate::mcp::tests::two_servers();
+        let request = Request { prompt: Some("x"), mcp: Some(&mcp), files_dir: "/f", ..Request::default() };
+        assert_eq!(plan(&request).unwrap_err().field(), "mcp", "an address would be seen by ps");
+        mcp.servers.remove("far");
+        let request = Request {
+            prompt: Some("x"),
+            schema: Some(&schema),
+            mcp: Some(&mcp),
+            files_dir: "/f",
+            resume: Some("01a1"),
+            ..Request::default()
+        };
+        let plan = plan(&request).unwrap();
+        let told = "--output-schema /f/schema.json -c mcp_servers.near.command=\"/bin/sh\" \
+                    -c mcp_servers.near.args=[\"/f/mcp-near.sh\"] resume 01a1 -";
+        assert!(plan.args.join(" ").ends_with(told), "{:?}", plan.args);
+        let text = |at: usize| String::from_utf8(plan.files[at].bytes.clone()).unwrap();
+        assert_eq!(text(0), r#"{"type":"object"}"#);
+        assert_eq!(text(1), "export TOKEN='s3cr'\\''3t'\nexec 'serve' 'it'\\''s'\n");
+        let McpServer::Command { env, .. } = mcp.servers.get_mut("near").unwrap() else { unreachable!() };
+        env.insert("A;B".to_owned(), "x".to_owned());
+        let request = Request { prompt: Some("x"), mcp: Some(&mcp), ..Request::default() };
+        assert_eq!(super::plan(&request).unwrap_err().field(), "mcp");
     }
 
     #[test]

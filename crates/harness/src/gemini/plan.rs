@@ -70,6 +70,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        files: Vec::new(),
         channel: None,
         env: [
             ("NO_COLOR", "1"),

@@ -68,6 +68,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: None,
+        files: Vec::new(),
         channel: None,
         env,
         env_allow: &ENV_ALLOW,

@@ -85,6 +85,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        files: Vec::new(),
         channel: None,
         env,
         env_allow: &ENV_ALLOW,

@@ -100,6 +100,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
+        files: Vec::new(),
         channel: None,
         env: quiet.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         env_allow: &ENV_ALLOW,

@@ -59,19 +59,8 @@ pub(super) fn new_run(
     (face, anonymous): (&str, bool),
     defaults_prompt: Option<(String, Option<String>)>,
 ) -> Result<NewRun, Failure> {
-    if request.mcp.as_ref().is_some_and(|v| !v.is_null()) {
-        return Err(unsupported("mcp", "mcp is not supported by this version"));
-    }
-    let plain = |v: &serde_json::Value| v.is_null() || v.get("type").and_then(|t| t.as_str()) == Some("text");
-    if request.response_format.as_ref().is_some_and(|v| !plain(v)) {
-        return Err(unsupported("response_format", "only response_format text is supported by this version"));
-    }
-    if request.on_cwd_busy == Some(OnCwdBusy::Queue) {
-        return Err(unsupported(
-            "on_cwd_busy",
-            "on_cwd_busy queue is not supported by this version; warn and refuse are",
-        ));
-    }
+    let mcp = super::fields::mcp(request.mcp.as_ref())?;
+    let schema = super::fields::schema(request.response_format.as_ref())?;
     let run_limits = request.limits.clone().unwrap_or_default();
     let turn = request.messages.as_deref().map(longhaul_api::chat::turn_of).transpose()?.flatten();
     let (prompt, system) = match (defaults_prompt, &request.messages) {
@@ -122,6 +111,8 @@ pub(super) fn new_run(
         permissions,
         allowed_tools: request.allowed_tools.unwrap_or_default(),
         approvals: request.approvals,
+        schema,
+        mcp,
         turns_max: run_limits.turns_max,
         budget: longhaul_model::event::Budget {
             cost_usd_max: run_limits.cost_usd_max,
@@ -152,6 +143,7 @@ pub(super) fn new_run(
         on_lost,
         cancel_on_disconnect: request.on_disconnect == Some(OnDisconnect::Cancel),
         refuse_busy_cwd: request.on_cwd_busy == Some(OnCwdBusy::Refuse),
+        wait_for_cwd: request.on_cwd_busy == Some(OnCwdBusy::Queue),
         ..NewRun::new(key, digest, harness, sealed)
     })
 }

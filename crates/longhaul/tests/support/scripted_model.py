@@ -20,7 +20,7 @@ A script is {"turns": [TURN…], "by": "count"|"history", "side": TURN|false} or
          After the last turn, the last one repeats.
   side   the reply to a request that offers no tools (titles, summaries, probes); it takes no turn.  false: none is special.
 A TURN, every key optional:
-  reasoning: text   text: text or [chunk…]   tools: [{"shell": "cmd"} | {"name":…, "args": {…}}…]
+  reasoning: text   text: text or [chunk…]   tools: [{"shell": "cmd"} | {"name":…, "args": {…}}…]   (Responses: also "namespace")
          {"shell": …} is turned into whichever shell tool the request offers.
   usage: {"input":100,"output":20,"cached":0,"reasoning":0}
   delay: s before the first byte   chunk_delay: s between stream events
@@ -67,7 +67,7 @@ class Reply:
             if "shell" in t:
                 name = next((n for n in SHELL_TOOLS if n in offered), "bash")
                 t = {**t, "name": name, "args": SHELL_TOOLS[name](t["shell"])}
-            self.tools.append({"id": t.get("id", ident("call_")), "name": t["name"], "args": dumps(t.get("args", {}))})
+            self.tools.append({"id": t.get("id", ident("call_")), "name": t["name"], "args": dumps(t.get("args", {})), "namespace": t.get("namespace")})
 
 
 class Chat:
@@ -148,7 +148,8 @@ class Responses:
             out.append({"type": "message", "id": "msg_" + r.id, "role": "assistant", "status": "completed",
                         "content": [{"type": "output_text", "text": r.text, "annotations": []}]})
         for t in r.tools:
-            out.append({"type": "function_call", "id": ident("fc_"), "call_id": t["id"], "name": t["name"], "arguments": t["args"], "status": "completed"})
+            out.append({"type": "function_call", "id": ident("fc_"), "call_id": t["id"], "name": t["name"], "arguments": t["args"], "status": "completed",
+                        **({"namespace": t["namespace"]} if t["namespace"] else {})})
         return out
 
     @staticmethod

@@ -129,6 +129,9 @@ pub struct RunCreated {
     /// The ended run that it goes on with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed_from: Option<RunId>,
+    /// What the answer must be, other than text: `json_schema`. The last message alone is the answer then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_format: Option<String>,
 }
 
 /// What a run may use. What is absent is not bounded.

@@ -163,6 +163,7 @@ mod tests {
             stderr_tail: None,
             oom_kills: 0,
             spool_error: None,
+            unmet: None,
             ran_ms: 10,
         }
     }

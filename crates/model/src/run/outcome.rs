@@ -57,7 +57,8 @@ fn proof(state: &RunState, exit: &Exit) -> Option<&'static str> {
         Driver::Harness => {
             let said = state.verdict.as_ref().is_some_and(|v| v.success);
             let gave = state.saw_text || state.totals.tool_calls > 0;
-            (said && gave && !matches!(exit.how, ExitHow::NeverStarted { .. })).then_some("verdict")
+            (said && gave && exit.unmet.is_none() && !matches!(exit.how, ExitHow::NeverStarted { .. }))
+                .then_some("verdict")
         }
     }
 }
@@ -93,7 +94,9 @@ fn failure(state: &RunState, exit: &Exit) -> (String, String) {
             ExitHow::Exited(status) if *status != 0 && exit.oom_kills > 0 => {
                 return said_error(state).unwrap_or_else(|| oom_killed(state));
             }
-            ExitHow::Exited(status) => return exited(state, *status),
+            ExitHow::Exited(status) => {
+                return unmet(state, exit).unwrap_or_else(|| exited(state, *status));
+            }
             ExitHow::Signaled(signal) => {
                 if let Some(error) = said_error(state) {
                     return error;
@@ -113,6 +116,13 @@ fn said_error(state: &RunState) -> Option<(String, String)> {
 fn oom_killed(state: &RunState) -> (String, String) {
     let text = format!("the kernel killed a process of {} that wanted more memory than there was", subject(state));
     ("oom_killed".to_owned(), text)
+}
+
+/// The failure of an agent that says it succeeded, and whose answer is not what was asked for.
+fn unmet(state: &RunState, exit: &Exit) -> Option<(String, String)> {
+    let said_success = state.verdict.as_ref().is_some_and(|v| v.success);
+    let why = exit.unmet.as_ref().filter(|_| said_success && state.saw_text)?;
+    Some(("format_not_met".to_owned(), format!("the answer does not meet response_format: {why}")))
 }
 
 fn exited(state: &RunState, status: i32) -> (String, String) {

@@ -44,6 +44,7 @@ fn created(driver: Driver) -> EventData {
         budget: longhaul_model::event::Budget::default(),
         on_lost: longhaul_model::event::OnLost::Fail,
         resumed_from: None,
+        response_format: None,
     }
     .into()
 }
