@@ -26,6 +26,11 @@ pub fn login(harness: &str) -> Option<Login> {
         "codex" => {
             login(&["CODEX_API_KEY", "OPENAI_API_KEY"], &[".codex/auth.json"], "run codex login, or set CODEX_API_KEY")
         }
+        "copilot" => login(
+            &["COPILOT_GITHUB_TOKEN", "GH_TOKEN", "GITHUB_TOKEN"],
+            &[".copilot/config.json"],
+            "run copilot once and log in, or set COPILOT_GITHUB_TOKEN",
+        ),
         "gemini" => login(
             &["GEMINI_API_KEY", "GOOGLE_API_KEY"],
             &[".gemini/oauth_creds.json"],
@@ -34,6 +39,9 @@ pub fn login(harness: &str) -> Option<Login> {
         "kimi" => login(&[], &[".kimi-code/config.toml", ".kimi/config.toml"], "run kimi once and log in"),
         "opencode" => login(&[], &[".local/share/opencode/auth.json"], "run opencode auth login"),
         "pi" => login(&[], &[".pi/agent/auth.json"], "run pi once and log in"),
+        "qwen" => {
+            login(&["OPENAI_API_KEY"], &[".qwen/oauth_creds.json"], "run qwen once and log in, or set OPENAI_API_KEY")
+        }
         _ => None,
     }
 }

@@ -73,10 +73,12 @@ async fn health_of_a_full_server_asks_each_program_once_and_takes_no_place() {
     let expected = BTreeMap::from([
         ("claude", "ready"),
         ("codex", "untested"),
+        ("copilot", "missing"),
         ("gemini", "asking"),
         ("kimi", "missing"),
         ("opencode", "missing"),
         ("pi", "failed"),
+        ("qwen", "missing"),
     ]);
     let health = until("every program that answers to have answered", async || {
         let many = (0..20).map(|_| server.get("/health"));
