@@ -347,19 +347,7 @@ impl Owner {
     /// Waits until the runs of the session before this one are over.
     async fn wait_for_turn(&mut self) -> Result<(), LetGo> {
         let Some(mut turn) = self.turn.take() else { return Ok(()) };
-        let draining = self.engine.inner.draining.clone();
-        let came = loop {
-            tokio::select! {
-                biased;
-                () = draining.cancelled() => break Err(LetGo::Draining),
-                Some(message) = self.inbox.recv() => match self.answer(message).await {
-                    Ok(()) if self.is_over() => break Ok(()),
-                    Ok(()) => {}
-                    Err(error) => break Err(error),
-                },
-                () = turn.come() => break Ok(()),
-            }
-        };
+        let came = self.listen_until(turn.come()).await;
         self.turn = Some(turn);
         came
     }
@@ -367,21 +355,28 @@ impl Owner {
     /// Waits until nobody else works in the directory, if that was asked for.
     async fn wait_for_dir(&mut self) -> Result<(), LetGo> {
         let Some(mut stay) = self.stay.take() else { return Ok(()) };
-        let draining = self.engine.inner.draining.clone();
-        let came = loop {
-            tokio::select! {
-                biased;
-                () = draining.cancelled() => break Err(LetGo::Draining),
-                Some(message) = self.inbox.recv() => match self.answer(message).await {
-                    Ok(()) if self.is_over() => break Ok(()),
-                    Ok(()) => {}
-                    Err(error) => break Err(error),
-                },
-                () = stay.come() => break Ok(()),
-            }
-        };
+        let came = self.listen_until(stay.come()).await;
         self.stay = Some(stay);
         came
+    }
+
+    /// Waits for something, answering questions meanwhile; not longer than until the run is over.
+    async fn listen_until(&mut self, come: impl Future<Output = ()>) -> Result<(), LetGo> {
+        let draining = self.engine.inner.draining.clone();
+        let mut come = std::pin::pin!(come);
+        loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled() => return Err(LetGo::Draining),
+                Some(message) = self.inbox.recv() => {
+                    self.answer(message).await?;
+                    if self.is_over() {
+                        return Ok(());
+                    }
+                }
+                () = &mut come => return Ok(()),
+            }
+        }
     }
 
     async fn wait_for_place(&mut self, mut wait: Wait) -> Result<(), LetGo> {

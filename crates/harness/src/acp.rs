@@ -66,6 +66,10 @@ impl Harness for Acp {
         Driver::Harness
     }
 
+    fn loads_by_protocol(&self) -> bool {
+        true
+    }
+
     fn summary(&self) -> &'static str {
         self.summary
     }

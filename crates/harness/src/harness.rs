@@ -61,6 +61,11 @@ pub trait Harness: Send + Sync {
     /// [`StateError`] if `saved` is not a state of this parser in this version.
     fn parser(&self, saved: Option<&[u8]>) -> Result<Box<dyn Parser>, StateError>;
 
+    /// Whether it is by its protocol that the agent is asked to go on with a session, and not by its command line.
+    fn loads_by_protocol(&self) -> bool {
+        false
+    }
+
     /// Whether people can say something to its running agents.
     fn takes_input(&self) -> bool {
         false

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use support::model_server::{Agent, ModelServer};
-use support::proc::start_time;
+use support::proc::{shim_of, signal, start_time};
 use support::{Server, assert_log, assert_no_process, until};
 
 /// A prompt that a careless command line would take for an option.
@@ -68,17 +68,22 @@ impl Subject {
 struct Stage {
     server: Server,
     model: ModelServer,
+    /// What its runs do if their process is lost.
+    on_lost: Option<&'static str>,
 }
 
 impl Stage {
     async fn new() -> Self {
-        Self { server: Server::start().await, model: ModelServer::start() }
+        Self { server: Server::start().await, model: ModelServer::start(), on_lost: None }
     }
 
     /// Starts a run whose model says `turns`; whether the program is there.
     async fn start(&self, subject: Subject, id: &str, permissions: &str, turns: &Value) -> bool {
         let url = self.model.script(id, turns).await;
-        let Some(body) = subject.request(id, self.server.dir.path(), &url, permissions) else { return false };
+        let Some(mut body) = subject.request(id, self.server.dir.path(), &url, permissions) else { return false };
+        if let Some(on_lost) = self.on_lost {
+            body["on_lost"] = json!(on_lost);
+        }
         let (status, answer) = self.server.post("/v1/runs", &body).await;
         assert_eq!(status, 201, "{answer}");
         true
@@ -335,6 +340,36 @@ async fn gemini_outlives_a_kill_of_the_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kimi_outlives_a_kill_of_the_server() {
     it_outlives_a_kill_of_the_server(Subject::Kimi).await;
+}
+
+/// The program is killed while its tool runs: another one loads the session, is told that it was interrupted, and nothing
+/// old is told again as its own.
+async fn it_loads_its_session_after_a_loss(subject: Subject, supervisor: bool) {
+    let stage = Stage { on_lost: Some("resume"), ..Stage::new().await };
+    let Some(tool) = in_a_tool(&stage, subject, "lost").await else { return };
+    let server = &stage.server;
+    until("the call to be told", async || (server.run("lost").await["tool_calls"] == 1).then_some(())).await;
+    let pid = i32::try_from(server.run("lost").await["pid"].as_i64().unwrap()).unwrap();
+    signal(if supervisor { shim_of(&server.data(), pid) } else { pid }, rustix::process::Signal::KILL);
+    let (run, events) = stage.end("lost").await;
+    assert_eq!((&run["status"], &run["attempts"]), (&json!("completed"), &json!(2)), "{run}");
+    assert!(run["output_text"].as_str().unwrap().ends_with("Done."), "{run}");
+    assert_eq!(start_time(tool), None, "the tool of the lost attempt is gone");
+    let second = &events.iter().rfind(|e| e["type"] == "run.attempt_started").unwrap()["data"];
+    assert_eq!((&second["rung"], &second["lost"]["tools"].as_array().map(Vec::len)), (&json!("protocol_load"), &Some(1)));
+    let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
+    assert_eq!(count("tool.called"), 1, "what was loaded is not told again");
+    assert!(stage.was_told("lost", "Your process was interrupted").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_loads_its_session_after_a_loss() {
+    it_loads_its_session_after_a_loss(Subject::Kimi, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qwen_loads_its_session_after_a_loss() {
+    it_loads_its_session_after_a_loss(Subject::Qwen, true).await;
 }
 
 /// A provider's error is a failure, also where the agent says that its turn ended well.

@@ -37,7 +37,7 @@ impl UsageBase {
     /// An attempt begins; with a session of its own unless it goes on with one.
     pub(crate) fn begin(&mut self, totals: &Totals, rung: Option<Rung>) {
         self.run = Used { usage: totals.usage.clone().unwrap_or_default(), cost: totals.cost.clone() };
-        if rung != Some(Rung::NativeResume) {
+        if !rung.is_some_and(Rung::keeps_session) {
             self.session = self.run.clone();
         }
     }

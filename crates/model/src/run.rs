@@ -365,7 +365,7 @@ impl RunState {
                 self.totals.attempts = d.attempt.get();
                 self.verdict = None;
                 self.rung = d.rung;
-                self.session_has_prompt &= d.rung == Some(Rung::NativeResume);
+                self.session_has_prompt &= d.rung.is_some_and(Rung::keeps_session);
                 self.base.begin(&self.totals, d.rung);
             }
             EventData::ProcessStarted(d) => {

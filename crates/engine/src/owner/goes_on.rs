@@ -31,9 +31,10 @@ impl Owner {
             None => None,
         };
         let known = session.as_ref().and_then(|session| session.source_session_id.clone());
+        let kept = if harness.loads_by_protocol() { Rung::ProtocolLoad } else { Rung::NativeResume };
         let Some(loss) = &self.state.loss else {
             let resumed = self.shared.with_doc(|doc| doc.run.resumed_from.is_some());
-            let rung = if known.is_some() { Rung::NativeResume } else { Rung::RebuiltContext };
+            let rung = if known.is_some() { kept } else { Rung::RebuiltContext };
             let rung = resumed.then_some(rung);
             return Ok(Ask { rung, resume: known, prompt: None, new_session: None });
         };
@@ -42,13 +43,13 @@ impl Owner {
         // A session that the run did something in has its prompt.
         if let Some(id) = own.filter(|_| native && self.state.session_has_prompt) {
             let prompt = Some(CONTINUE.to_owned());
-            return Ok(Ask { rung: Some(Rung::NativeResume), resume: Some(id), prompt, new_session: None });
+            return Ok(Ask { rung: Some(kept), resume: Some(id), prompt, new_session: None });
         }
         // One of earlier turns has theirs, and this turn's prompt is said again.
         let began_before = session.is_some_and(|session| session.turns > 1 || session.of_run.is_some());
         let earlier = self.state.source_session.is_none() || began_before;
         if let Some(id) = known.filter(|_| native && earlier) {
-            return Ok(Ask { rung: Some(Rung::NativeResume), resume: Some(id), prompt: None, new_session: None });
+            return Ok(Ask { rung: Some(kept), resume: Some(id), prompt: None, new_session: None });
         }
         let story = self.story().await?;
         Ok(Ask {

@@ -45,16 +45,25 @@ impl OnLost {
 pub enum Rung {
     /// Through the source's own session.
     NativeResume,
+    /// Through the source's own session, which its protocol is asked to load.
+    ProtocolLoad,
     /// With a text that retells the run as far as its events know it.
     RebuiltContext,
 }
 
 impl Rung {
+    /// Whether it goes on in the session that was there.
+    #[must_use]
+    pub const fn keeps_session(self) -> bool {
+        matches!(self, Self::NativeResume | Self::ProtocolLoad)
+    }
+
     /// The wire name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NativeResume => "native_resume",
+            Self::ProtocolLoad => "protocol_load",
             Self::RebuiltContext => "rebuilt_context",
         }
     }

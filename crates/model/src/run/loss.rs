@@ -138,7 +138,7 @@ pub(super) fn fate(state: &RunState, attempt: AttemptNo, exit: &Exit) -> Fate {
 /// Whether the source's session could not be gone on with: it failed before it did anything, and not for want of a model.
 fn resume_failed(state: &RunState) -> bool {
     let said = state.verdict.as_ref().and_then(|verdict| verdict.error.as_ref());
-    state.rung == Some(Rung::NativeResume)
+    state.rung.is_some_and(Rung::keeps_session)
         && state.lost_attempts > 0
         && !state.worked
         && state.verdict.as_ref().is_none_or(|verdict| !verdict.success)
