@@ -126,7 +126,7 @@ fn report(counts: &Counts, before: &Held, thirds: &[Held], after: &Held, mut rea
     println!("| /health under load, p50 / p99 / max | {:.1} / {:.1} / {:.1} ms |", ms(500), ms(990), ms(1000));
     println!("| server before | {} |", held(before));
     for (at, third) in thirds.iter().enumerate() {
-        println!("| server at {} s | {} |", 20 * (at + 1), held(third));
+        println!("| server at {} s | {} |", LASTS.as_secs() / 3 * (at as u64 + 1), held(third));
     }
     println!("| server after, no process of a run left | {} |", held(after));
 }
