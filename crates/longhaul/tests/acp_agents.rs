@@ -356,7 +356,10 @@ async fn it_loads_its_session_after_a_loss(subject: Subject, supervisor: bool) {
     assert!(run["output_text"].as_str().unwrap().ends_with("Done."), "{run}");
     assert_eq!(start_time(tool), None, "the tool of the lost attempt is gone");
     let second = &events.iter().rfind(|e| e["type"] == "run.attempt_started").unwrap()["data"];
-    assert_eq!((&second["rung"], &second["lost"]["tools"].as_array().map(Vec::len)), (&json!("protocol_load"), &Some(1)));
+    assert_eq!(
+        (&second["rung"], &second["lost"]["tools"].as_array().map(Vec::len)),
+        (&json!("protocol_load"), &Some(1))
+    );
     let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
     assert_eq!(count("tool.called"), 1, "what was loaded is not told again");
     assert!(stage.was_told("lost", "Your process was interrupted").await);

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use support::proc::{self, attempt_of, signal};
 use support::{Server, assert_log, assert_no_process, until};
 
 /// Puts the program that speaks Claude's protocol into a directory, and gives the `PATH` to find it on.
@@ -426,5 +427,49 @@ async fn a_message_that_cannot_reach_the_agent_is_for_the_next_turn_or_refused()
     let events = stage.server.events("two").await;
     assert_eq!(told(&events, "input."), ["input.delivered"; 16]);
     assert_eq!(stage.server.post("/v1/runs/sleep/cancel?wait_ms=30000", &json!({})).await.0, 200);
+    assert_no_process(&stage.server.data()).await;
+}
+
+/// A run that goes on after a loss with a question open, and what its first attempt was asked.
+async fn lost_with_a_question(stage: &Stage, id: &str, answered: bool) -> Value {
+    std::fs::create_dir_all(stage.work.join(id)).unwrap();
+    std::fs::write(stage.work.join(id).join("resumed"), "ask q2 make all").unwrap();
+    stage.start(id, "say hello\nask q1 make all", json!({ "on_lost": "resume" })).await;
+    let first = stage.question(id, 1, "open").await;
+    let agent = i32::try_from(stage.server.run(id).await["pid"].as_i64().unwrap()).unwrap();
+    let shim = proc::shim_of(&stage.server.data(), agent);
+    if answered {
+        // The supervisor passes nothing on any more: the answer is written, and nobody knows what became of it.
+        signal(shim, rustix::process::Signal::STOP);
+        let input = attempt_of(&stage.server.data(), agent).0.join("input");
+        assert_eq!(stage.answer(id, "1", &json!({ "decision": "allow" })).await.0, 200);
+        until("the answer to be written", async || {
+            let written = String::from_utf8_lossy(&std::fs::read(&input).unwrap()).contains("\"q1\"");
+            written.then_some(())
+        })
+        .await;
+    }
+    signal(shim, rustix::process::Signal::KILL);
+    first
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_of_a_lost_attempt_is_asked_again_and_an_answer_that_was_under_way_is_not_used_again() {
+    let stage = Stage::new().await;
+    for (id, answered, reason) in [("open", false, "asked_again"), ("answered", true, "uncertain")] {
+        let first = lost_with_a_question(&stage, id, answered).await;
+        let second = stage.question(id, 2, "open").await;
+        assert_eq!(second["digest"], first["digest"], "it is the same question");
+        assert_eq!(stage.answer(id, "2", &json!({ "decision": "allow" })).await.0, 200);
+        let run = stage.server.end(id).await;
+        assert_eq!((&run["status"], &run["attempts"]), (&json!("completed"), &json!(2)), "{run}");
+        assert_eq!(run["output_text"], "hello\n\nq2: allow");
+        let events = stage.server.events(id).await;
+        assert_log(&events);
+        let gone: Vec<_> = events.iter().filter(|e| e["type"] == "approval.withdrawn").map(|e| &e["data"]).collect();
+        assert_eq!(gone.len(), 1);
+        assert_eq!((&gone[0]["approval_id"], &gone[0]["reason"]), (&json!("1"), &json!(reason)));
+        assert_eq!(stage.heard(id, "control_response").len(), 1, "one answer reached an agent");
+    }
     assert_no_process(&stage.server.data()).await;
 }

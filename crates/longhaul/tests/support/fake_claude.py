@@ -7,6 +7,8 @@
     deaf FILE          takes notice of nothing it is sent until FILE exists, in its directory
     rest               gives a result and goes on
 
+One that goes on with a session takes its commands from the file `resumed`, in its directory, if that is there.
+
 Every line that it reads goes to the file `heard`, before anything is done about it. Then a result, and on to the end of
 its input."""
 import json, os, sys, threading, time, queue
@@ -58,6 +60,8 @@ def next_of(kind, fits):
 threading.Thread(target=read, daemon=True).start()
 prompt = next_of("user", lambda m: "uuid" not in m)["message"]["content"][0]["text"]
 out(type="system", subtype="init", session_id="s-fake")
+if "--resume" in sys.argv and os.path.exists("resumed"):
+    prompt = open("resumed").read()
 for command in prompt.splitlines():
     verb, _, rest = command.partition(" ")
     if verb == "ask":
