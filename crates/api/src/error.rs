@@ -144,7 +144,7 @@ codes! {
     QueueFull = "queue_full", 503, "rate_limit_error", true,
         "The queue is full; nothing was started.";
     Draining = "draining", 503, "server_error", true,
-        "The server is stopping or starting; nothing was started.";
+        "The server is stopping or starting, or was told to take no new runs; nothing was started.";
     HarnessMissing = "harness_missing", 503, "server_error", false,
         "The agent's program is not installed here; `install` says how.";
     StoreBusy = "store_busy", 503, "server_error", true,

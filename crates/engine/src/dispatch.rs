@@ -146,9 +146,7 @@ impl Engine {
         at_most: std::time::Duration,
     ) -> Result<Option<Reserved>, DispatchError> {
         self.inner.options.disk.check(&self.inner.options.data_dir)?;
-        if self.is_draining() || self.is_holding() {
-            return Err(DispatchError::Draining);
-        }
+        self.check_open()?;
         let both = async {
             let mut turn = match session {
                 Some(id) => Some(self.inner.lanes.enter(&in_project(&who.key, id), &who.key)?),
@@ -179,14 +177,23 @@ impl Engine {
         answer.await.unwrap_or(Err(DispatchError::Draining))
     }
 
+    /// Whether new runs are taken.
+    fn check_open(&self) -> Result<(), DispatchError> {
+        if self.is_draining() {
+            return Err(DispatchError::Draining);
+        }
+        if self.is_holding() {
+            return Err(DispatchError::Holding);
+        }
+        Ok(())
+    }
+
     async fn dispatch_once(&self, new: NewRun) -> Result<Dispatched, DispatchError> {
         let _one_at_a_time = self.shard(&new.key).lock().await;
         if self.attach(&new.key, &new.digest).await? {
             return Ok(Dispatched::Attached);
         }
-        if self.is_draining() || self.is_holding() {
-            return Err(DispatchError::Draining);
-        }
+        self.check_open()?;
         self.inner.options.disk.check(&self.inner.options.data_dir)?;
         let mut new = new;
         let session_key = new.session.as_ref().map(|id| in_project(&new.key, id));

@@ -448,6 +448,11 @@ impl Engine {
         self.inner.refusing.load(Ordering::Relaxed) || self.inner.draining.is_cancelled()
     }
 
+    /// What runs can be contained with here.
+    pub fn containment(&self) -> &crate::containment::Containment {
+        &self.inner.options.containment
+    }
+
     /// Whether new runs are refused while everything else goes on.
     pub fn is_holding(&self) -> bool {
         self.inner.holding.load(Ordering::Relaxed)

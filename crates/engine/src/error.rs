@@ -109,6 +109,9 @@ pub enum DispatchError {
     /// The server is stopping.
     #[error("the server is stopping")]
     Draining,
+    /// Whoever looks after the server has it take no new runs.
+    #[error("the server takes no new runs")]
+    Holding,
     /// The run's directory could not be made.
     #[error("could not write {}", .path.display())]
     Directory {

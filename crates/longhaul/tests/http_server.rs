@@ -328,6 +328,7 @@ async fn the_health_report_is_whole_and_true() {
     let all = [
         "address",
         "busy",
+        "cgroup",
         "disk",
         "drift",
         "epoch",

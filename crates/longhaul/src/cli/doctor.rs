@@ -84,13 +84,15 @@ impl Check {
 pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let base = session.environment.captured();
     let harnesses = readiness(&Probes::default(), &base, PATIENCE).await;
-    let (server, of_server) = server(session).await;
+    let (server, mut health) = server(session).await;
+    let of_server = health.as_mut().and_then(|health| health["harnesses"].as_array_mut()).map(std::mem::take);
+    let of_server = of_server.unwrap_or_default();
     let mut checks = vec![program(), config(session)];
     match session.data_dir() {
         Ok(dir) => checks.extend([data_dir(dir), disk(dir)]),
         Err(trouble) => checks.push(check("data", State::Wrong, trouble.what).help("name one: --data-dir DIR")),
     }
-    checks.extend([systemd(session), cgroup(), server]);
+    checks.extend([systemd(session), cgroup(health.as_ref()), server]);
     checks.extend(session.config.upstreams().iter().map(|upstream| self::upstream(upstream, session)));
     let logins: Vec<Option<String>> = harnesses.iter().map(|harness| login(harness.harness, session)).collect();
     if args.json {
@@ -167,21 +169,20 @@ fn systemd(session: &Session) -> Check {
     check("systemd", State::Ok, text).help("have it look after the server: longhaul service install")
 }
 
-/// Whether trees of processes can be held together by the kernel.
-fn cgroup() -> Check {
-    let Ok(controllers) = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers") else {
-        return check(
-            "cgroup",
-            State::Ok,
-            "version 2 is not there; processes are found by their parents and by a marker",
-        );
+/// What the server found that control groups are good for; it alone may look, since it makes some for that.
+fn cgroup(health: Option<&Value>) -> Check {
+    let Some(found) = health.map(|health| &health["cgroup"]) else {
+        return check("cgroup", State::Ok, "a server looks at its start whether it can use them");
     };
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let path = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").trim_start_matches('/').to_owned();
-    let dir = Path::new("/sys/fs/cgroup").join(path);
-    let writable = rustix::fs::access(&dir, rustix::fs::Access::WRITE_OK).is_ok();
-    let how = if writable { "can be used" } else { "cannot be written by this user" };
-    check("cgroup", State::Ok, format!("version 2 {how}; controllers: {}", controllers.trim()))
+    let can = |name: &str| found[name] == true;
+    let text = match (can("groups"), can("memory"), can("tasks")) {
+        (false, ..) => "cannot be used here; processes are found by their parents and by a marker",
+        (true, true, true) => "hold runs together, with limits of memory and tasks",
+        (true, true, false) => "hold runs together, with limits of memory",
+        (true, false, true) => "hold runs together, with limits of tasks",
+        (true, false, false) => "hold runs together, without limits",
+    };
+    check("cgroup", State::Ok, text)
 }
 
 /// Whether an endpoint of `passthrough` has its key, as far as this shell can see; nobody is called.
@@ -197,31 +198,30 @@ fn upstream(upstream: &longhaul_harness::Upstream, session: &Session) -> Check {
     }
 }
 
-async fn server(session: &Session) -> (Check, Vec<Value>) {
+async fn server(session: &Session) -> (Check, Option<Value>) {
     let found = match session.finder.find(Starting::Refused).await {
         Ok(found) => found,
         Err(ClientError::NoServer { data_dir }) => {
             let held = FileLock::is_held(&data_dir.join("lock")).unwrap_or(false);
             let none = check("server", State::Ok, "none runs; longhaul run starts one");
             let deaf = check("server", State::Wrong, "one holds the data directory and does not answer");
-            return (if held { deaf.help("what it says: longhaul server logs") } else { none }, vec![]);
+            return (if held { deaf.help("what it says: longhaul server logs") } else { none }, None);
         }
-        Err(error) => return (check("server", State::Wrong, error.to_string()), vec![]),
+        Err(error) => return (check("server", State::Wrong, error.to_string()), None),
     };
     let address = found.client.address().to_owned();
     match found.client.health().await {
-        Ok(mut health) => {
+        Ok(health) => {
             let version = health["version"].as_str().unwrap_or("unknown").to_owned();
-            let harnesses = health["harnesses"].as_array_mut().map(std::mem::take).unwrap_or_default();
             let check = if version == VERSION {
                 check("server", State::Ok, format!("version {version} at {address}"))
             } else {
                 check("server", State::Warning, format!("version {version} at {address}, this is {VERSION}"))
                     .help("bring it to what is installed: longhaul server upgrade (runs go on)")
             };
-            (check, harnesses)
+            (check, Some(health))
         }
-        Err(error) => (check("server", State::Wrong, format!("{address}: {error}")), vec![]),
+        Err(error) => (check("server", State::Wrong, format!("{address}: {error}")), None),
     }
 }
 

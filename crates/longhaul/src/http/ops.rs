@@ -53,6 +53,7 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
             "low": disk.is_low(),
         })
     });
+    let grounds = &app.engine.containment().grounds;
     Json(json!({
         "status": if app.engine.is_draining() || app.engine.is_holding() { "draining" } else { "ok" },
         "version": crate::VERSION,
@@ -73,6 +74,7 @@ pub(super) async fn health(State(app): State<App>) -> Json<Value> {
         },
         "event_loop_delay_ms": lag.map(|(last, worst)| json!({ "last": ms(last), "worst_10s": ms(worst) })),
         "harnesses": harnesses,
+        "cgroup": { "groups": grounds.any(), "memory": grounds.limits_memory(), "tasks": grounds.limits_tasks() },
         "upstreams": app.engine.upstreams().iter().map(upstream).collect::<Vec<_>>(),
         "store": store,
         "disk": disk,

@@ -1,5 +1,7 @@
 //! Answers: JSON with the headers that every answer has, and problems.
 
+use std::path::{Path, PathBuf};
+
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -150,6 +152,16 @@ fn session_conflict(
         .into()
 }
 
+fn cwd_forbidden(path: &Path, allowed: &[PathBuf]) -> Failure {
+    let roots: Vec<String> = allowed.iter().map(|root| root.display().to_string()).collect();
+    let text = format!("this token's runs may work below {}; {} is not", roots.join(", "), path.display());
+    Problem::new(ErrorCode::ForbiddenCwd, text)
+        .param("cwd")
+        .fact("cwd", path.display().to_string())
+        .fact("allowed_roots", roots)
+        .into()
+}
+
 fn unknown_harness(name: &str) -> Failure {
     let names: Vec<&str> = longhaul_harness::all().iter().map(|h| h.name()).collect();
     let text = format!("there is no harness called {name:?}; there are {}", names.join(", "));
@@ -206,15 +218,7 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
         DispatchError::Cwd { path, source } => {
             Problem::invalid("cwd", format!("{} cannot be worked in: {source}", path.display())).into()
         }
-        DispatchError::CwdForbidden { path, allowed } => {
-            let roots: Vec<String> = allowed.iter().map(|root| root.display().to_string()).collect();
-            let text = format!("this token's runs may work below {}; {} is not", roots.join(", "), path.display());
-            Problem::new(ErrorCode::ForbiddenCwd, text)
-                .param("cwd")
-                .fact("cwd", path.display().to_string())
-                .fact("allowed_roots", roots)
-                .into()
-        }
+        DispatchError::CwdForbidden { path, allowed } => cwd_forbidden(&path, &allowed),
         DispatchError::CwdBusy { holder } => {
             Problem::new(ErrorCode::CwdBusy, format!("run {holder} works in this directory"))
                 .fact("holder", holder.as_str())
@@ -247,6 +251,10 @@ pub(super) fn dispatch_failure(error: DispatchError, key: &RunKey) -> Failure {
         ),
         DispatchError::Draining => {
             not_started(Problem::new(ErrorCode::Draining, "the server is stopping; try again in a moment"))
+        }
+        DispatchError::Holding => {
+            let text = "the server was told to take no new runs; longhaul drain --undo has it take them again";
+            not_started(Problem::new(ErrorCode::Draining, text))
         }
         DispatchError::Directory { path, source } => {
             tracing::error!(path = %path.display(), error = %source, "could not make a run's directory");
