@@ -24,6 +24,9 @@ use crate::{exec_stage, limits, procfs};
 /// What every group of an attempt is called before its marker.
 pub const PREFIX: &str = "longhaul-";
 
+/// Nanoseconds after which a group of a look is nobody's.
+const LEFT_AFTER: u128 = 60_000_000_000;
+
 /// The group that a server lives in below the one it may make groups in, so that controllers can be handed on.
 const SERVER: &str = "longhaul-server";
 
@@ -154,6 +157,12 @@ impl Base {
             hand_on(&dir, root);
         }
         let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_nanos());
+        for entry in fs::read_dir(&dir).ok()?.flatten() {
+            if entry.file_name().to_str().is_some_and(|name| is_left(name, nanos)) {
+                // Whoever made it was killed meanwhile; one that is in use cannot be removed.
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
         let probe = dir.join(format!("{PREFIX}probe-{}-{nanos}", std::process::id()));
         fs::create_dir(&probe).ok()?;
         let entered = Command::new(exe)
@@ -172,6 +181,13 @@ impl Base {
         let usable = entered.is_ok_and(|status| status.success()) && removed.is_ok();
         usable.then_some(Self { dir, version_2, memory, tasks })
     }
+}
+
+/// Whether a group is one that a look left long ago. A look takes milliseconds.
+fn is_left(name: &str, now: u128) -> bool {
+    let made =
+        name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix("probe-")).and_then(|rest| rest.rsplit_once('-'));
+    made.and_then(|(_, nanos)| nanos.parse::<u128>().ok()).is_some_and(|made| made.saturating_add(LEFT_AFTER) < now)
 }
 
 /// Makes memory and pids controllers of a version 2 group available below it, if nobody else stands in the way.
@@ -439,6 +455,16 @@ fn count_of(text: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_of_a_look_that_was_killed_is_found() {
+        let now = 1_800_000_000_000_000_000;
+        let made = |seconds: u128| format!("{PREFIX}probe-77-{}", now - seconds * 1_000_000_000);
+        assert!(is_left(&made(61), now));
+        for other in [made(59), format!("{PREFIX}01a1.2"), format!("{PREFIX}probe-77"), "probe-77-1".to_owned()] {
+            assert!(!is_left(&other, now), "{other}");
+        }
+    }
 
     fn dirs(mounts: &str, groups: &str) -> Vec<(String, bool)> {
         let plain = |found: Candidate| (found.dir.to_string_lossy().into_owned(), found.version_2);
