@@ -117,7 +117,7 @@ mod tests {
 
     /// The events of an attempt, folded in, in short.
     fn step(talk: &mut Talk, policy: &Policy, attempt: u32, events: Vec<EventData>) -> Vec<String> {
-        let events = fit(talk, policy, AttemptNo::new(attempt), "/work", events);
+        let events = fit(talk, policy, AttemptNo::new(attempt), "/srv", events);
         for event in &events {
             talk.evolve(event);
         }

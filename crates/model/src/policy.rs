@@ -129,7 +129,7 @@ mod tests {
     fn an_allowing_star_reaches_no_further_than_it_reads() {
         let policy = policy(json!({ "rules": [
             { "tool": "Bash", "match": "git *", "decision": "allow" },
-            { "tool": "Write", "match": "/work/src/*", "decision": "allow" },
+            { "tool": "Write", "match": "/srv/src/*", "decision": "allow" },
         ] }));
         for command in [
             "git log; rm x",
@@ -145,8 +145,8 @@ mod tests {
             assert_eq!(policy.answer("Bash", &json!({ "command": command })), None, "{command:?}");
         }
         let write = |path: &str| policy.answer("Write", &json!({ "file_path": path }));
-        assert_eq!(write("/work/src/a.rs"), Some((Decision::Allow, None)));
-        assert_eq!(write("/work/src/../../etc/passwd"), None);
+        assert_eq!(write("/srv/src/a.rs"), Some((Decision::Allow, None)));
+        assert_eq!(write("/srv/src/../../etc/passwd"), None);
         assert_eq!(policy.answer("Write", &json!({ "content": "x" })), None, "it is not known what it is about");
     }
 
