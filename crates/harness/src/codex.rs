@@ -7,61 +7,18 @@ mod parse;
 mod plan;
 mod repeat;
 
-use longhaul_model::event::Driver;
-use longhaul_model::limits;
-
-use crate::harness::Harness;
-use crate::parser::{Parser, StateError};
-use crate::plan::Plan;
-use crate::request::{PlanError, Request};
+use crate::cli::Cli;
 
 const NAME: &str = "codex";
 
 /// Codex.
-pub(crate) struct Codex;
-
-impl Harness for Codex {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn driver(&self) -> Driver {
-        Driver::Harness
-    }
-
-    fn summary(&self) -> &'static str {
-        "Codex, OpenAI's coding agent."
-    }
-
-    fn install(&self) -> Option<&'static str> {
-        Some("npm install -g @openai/codex@0.169.0")
-    }
-
-    fn program(&self) -> Option<&'static str> {
-        Some(plan::PROGRAM)
-    }
-
-    fn version_args(&self) -> &'static [&'static str] {
-        &["--version"]
-    }
-
-    fn tested_version(&self) -> Option<&'static str> {
-        Some("0.169.0")
-    }
-
-    fn fields(&self) -> &'static [&'static str] {
-        &plan::FIELDS
-    }
-
-    fn plan(&self, request: &Request<'_>) -> Result<Plan, PlanError> {
-        plan::plan(request)
-    }
-
-    fn line_bytes_max(&self) -> usize {
-        limits::HARNESS_LINE_BYTES_MAX
-    }
-
-    fn parser(&self, saved: Option<&[u8]>) -> Result<Box<dyn Parser>, StateError> {
-        Ok(Box::new(parse::CodexParser::new(saved)?))
-    }
-}
+pub(crate) static CODEX: Cli = Cli {
+    name: NAME,
+    summary: "Codex, OpenAI's coding agent.",
+    install: "npm install -g @openai/codex@0.169.0",
+    program: plan::PROGRAM,
+    tested_version: "0.169.0",
+    fields: &plan::FIELDS,
+    plan: plan::plan,
+    parser: |saved| Ok(Box::new(parse::CodexParser::new(saved)?)),
+};

@@ -10,6 +10,7 @@
 mod acp;
 mod channel;
 mod claude;
+mod cli;
 mod codex;
 pub mod demo;
 mod exec;

@@ -7,61 +7,18 @@
 mod parse;
 mod plan;
 
-use longhaul_model::event::Driver;
-use longhaul_model::limits;
-
-use crate::harness::Harness;
-use crate::parser::{Parser, StateError};
-use crate::plan::Plan;
-use crate::request::{PlanError, Request};
+use crate::cli::Cli;
 
 const NAME: &str = "pi";
 
 /// Pi.
-pub(crate) struct Pi;
-
-impl Harness for Pi {
-    fn name(&self) -> &'static str {
-        NAME
-    }
-
-    fn driver(&self) -> Driver {
-        Driver::Harness
-    }
-
-    fn summary(&self) -> &'static str {
-        "Pi, a small coding agent for any provider."
-    }
-
-    fn install(&self) -> Option<&'static str> {
-        Some("npm install -g @earendil-works/pi-coding-agent@0.74.2")
-    }
-
-    fn program(&self) -> Option<&'static str> {
-        Some(plan::PROGRAM)
-    }
-
-    fn version_args(&self) -> &'static [&'static str] {
-        &["--version"]
-    }
-
-    fn tested_version(&self) -> Option<&'static str> {
-        Some("0.74.2")
-    }
-
-    fn fields(&self) -> &'static [&'static str] {
-        &plan::FIELDS
-    }
-
-    fn plan(&self, request: &Request<'_>) -> Result<Plan, PlanError> {
-        plan::plan(request)
-    }
-
-    fn line_bytes_max(&self) -> usize {
-        limits::HARNESS_LINE_BYTES_MAX
-    }
-
-    fn parser(&self, saved: Option<&[u8]>) -> Result<Box<dyn Parser>, StateError> {
-        Ok(Box::new(parse::PiParser::new(saved)?))
-    }
-}
+pub(crate) static PI: Cli = Cli {
+    name: NAME,
+    summary: "Pi, a small coding agent for any provider.",
+    install: "npm install -g @earendil-works/pi-coding-agent@0.74.2",
+    program: plan::PROGRAM,
+    tested_version: "0.74.2",
+    fields: &plan::FIELDS,
+    plan: plan::plan,
+    parser: |saved| Ok(Box::new(parse::PiParser::new(saved)?)),
+};

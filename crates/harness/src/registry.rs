@@ -2,18 +2,18 @@
 
 use crate::acp;
 use crate::claude::Claude;
-use crate::codex::Codex;
+use crate::codex::CODEX;
 use crate::demo::Demo;
 use crate::exec::Exec;
-use crate::gemini::Gemini;
+use crate::gemini::GEMINI;
 use crate::harness::Harness;
-use crate::kimi::Kimi;
-use crate::opencode::OpenCode;
+use crate::kimi::KIMI;
+use crate::opencode::OPENCODE;
 use crate::passthrough::Passthrough;
-use crate::pi::Pi;
+use crate::pi::PI;
 
 static ALL: [&dyn Harness; 12] =
-    [&acp::ANY, &Claude, &Codex, &acp::COPILOT, &Demo, &Exec, &Gemini, &Kimi, &OpenCode, &Passthrough, &Pi, &acp::QWEN];
+    [&acp::ANY, &Claude, &CODEX, &acp::COPILOT, &Demo, &Exec, &GEMINI, &KIMI, &OPENCODE, &Passthrough, &PI, &acp::QWEN];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
