@@ -75,6 +75,8 @@ pub struct App {
     pub tokens: Arc<Tokens>,
     /// Tells whether a caller is a process of a run.
     pub insiders: Arc<Insiders>,
+    /// How long a long poll of a stream waits.
+    pub long_poll: std::time::Duration,
     /// Ends when the server drains: readers get a frame that says so.
     pub draining: CancellationToken,
     /// Ask for the server's end.

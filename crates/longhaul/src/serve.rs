@@ -58,6 +58,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Whose pages may use the server besides its own.
     pub allowed_origins: Vec<http::Origin>,
+    /// How long a long poll of a stream waits.
+    pub long_poll: Duration,
     /// Log as JSON.
     pub log_json: bool,
     /// Runs with a process at once.
@@ -301,6 +303,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
+        long_poll: options.long_poll,
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,
