@@ -11,7 +11,7 @@ use bytes::Bytes;
 use longhaul_model::{ProjectId, RunKey, Seq, StreamId};
 use longhaul_store::{
     BoxFuture, Commit, CommitError, Committed, EventPage, FeedEntry, FeedPage, Head, ReadLimit, RecordKey, RunFilter,
-    RunPage, RunRow, Store, StoreError,
+    RunPage, RunRow, Span, Store, StoreError, Ticket,
 };
 use tokio::sync::watch;
 
@@ -142,6 +142,16 @@ impl EmbeddedStore {
         drained
     }
 
+    fn may_commit(&self, commit: &Commit) -> Result<(), CommitError> {
+        if self.read_only {
+            return Err(CommitError::Invalid("the store is open for reading alone"));
+        }
+        if self.shared.is_closed() {
+            return Err(CommitError::Closed);
+        }
+        commit.validate()
+    }
+
     fn open_still(&self) -> Result<(), StoreError> {
         if self.shared.is_closed() { Err(StoreError::Closed) } else { Ok(()) }
     }
@@ -187,18 +197,24 @@ impl EmbeddedStore {
                 memory.head(stream)
             };
             if let Some((tail, epoch, cursor, true)) = live {
-                return Ok(Head { tail, epoch, cursor });
+                return Ok(Head { tail, epoch, cursor, earliest: Seq::new(1), bytes: 0 });
             }
             let stored = self.readers.ask(move |conn| streams::find(conn, stream)).await?;
             let Some(stored) = stored else { return Err(StoreError::NotFound) };
             let Some((tail, epoch, _, _)) = live else {
-                return Ok(Head { tail: stored.tail, epoch: stored.epoch, cursor: stored.cursor });
+                return Ok(Head {
+                    tail: stored.tail,
+                    epoch: stored.epoch,
+                    cursor: stored.cursor,
+                    earliest: Seq::new(1),
+                    bytes: 0,
+                });
             };
             // The cursor is the library's: unless another commit came between, it belongs to this tail.
             let same =
                 self.shared.memory().head(stream).is_none_or(|(now, _, cursor, _)| now == tail && cursor.is_none());
             if same && stored.tail <= tail {
-                return Ok(Head { tail, epoch, cursor: stored.cursor });
+                return Ok(Head { tail, epoch, cursor: stored.cursor, earliest: Seq::new(1), bytes: 0 });
             }
         }
     }
@@ -392,16 +408,14 @@ impl Drop for EmbeddedStore {
 impl Store for EmbeddedStore {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
         Box::pin(async move {
-            if self.read_only {
-                return Err(CommitError::Invalid("the store is open for reading alone"));
-            }
-            if self.shared.is_closed() {
-                return Err(CommitError::Closed);
-            }
-            commit.validate()?;
-            let answer = self.shared.queue.push(commit).await?;
-            answer.await.unwrap_or_else(|_| Err(CommitError::Unknown("the store broke down".into())))
+            self.may_commit(&commit)?;
+            self.shared.queue.push(commit).await?.await
         })
+    }
+
+    fn submit(&self, commit: Commit) -> Result<Ticket, CommitError> {
+        self.may_commit(&commit)?;
+        self.shared.queue.submit(commit)
     }
 
     fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> BoxFuture<'_, Result<EventPage, StoreError>> {
@@ -412,6 +426,17 @@ impl Store for EmbeddedStore {
                 Answer::Here(page) => Ok(page),
                 Answer::Below(tail) => self.read_below(stream, after, limit, tail).await,
             }
+        })
+    }
+
+    fn read_span(&self, stream: StreamId, after: Seq, bytes_max: usize) -> BoxFuture<'_, Result<Span, StoreError>> {
+        Box::pin(async move {
+            let page = self.read(stream, after, ReadLimit { events_max: usize::MAX, bytes_max }).await?;
+            let lengths = page.events.iter().map(|event| event.wire.len() as u32).collect();
+            let last = page.events.last().map_or(after, |event| event.seq);
+            let newline = Bytes::from_static(b"\n");
+            let body = page.events.into_iter().flat_map(|event| [event.wire, newline.clone()]).collect();
+            Ok(Span { earliest: page.earliest, tail: page.tail, first: after.next(), last, body, lengths })
         })
     }
 

@@ -111,7 +111,11 @@ impl Ledger {
     /// Checks a commit, then takes its effects into account: all of them or none.
     pub(super) fn admit(&mut self, commit: Commit, id: u64, shared: &Shared) -> Result<(Entry, Committed), No> {
         for write in &commit.streams {
+            write.check_form(longhaul_store::Form::Lines)?;
             self.check_stream(write, shared)?;
+        }
+        if commit.open.is_some() || !commit.drop.is_empty() || commit.streams.iter().any(|w| w.keep_after.is_some()) {
+            return Err(CommitError::Invalid("plain streams and retention are not kept by this store yet").into());
         }
         let erased = match &commit.erase {
             Some(key) => Some(self.stream_of(key, shared)?.ok_or(CommitError::Gone)?),

@@ -67,6 +67,7 @@ pub fn write(key: &RunKey, stream: StreamId, after: u64, count: u64) -> StreamWr
         feed: Vec::new(),
         cursor: None,
         row: None,
+        keep_after: None,
     }
 }
 
@@ -89,7 +90,7 @@ pub fn finish(key: &RunKey, stream: StreamId, after: u64) -> Commit {
 /// A record to put, or to delete.
 pub fn record(kind: &'static str, id: &str, value: Option<&str>) -> RecordWrite {
     let value = value.map(|v| Bytes::from(v.to_owned()));
-    RecordWrite { key: RecordKey::new(kind, id), value, only_new: false }
+    RecordWrite { key: RecordKey::new(kind, id), value, only_new: false, stamp: false }
 }
 
 /// A commit of records.
