@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(json.mode(), Mode::Json);
         assert!(json.is("application/json") && !json.is("application/jsonl"));
         assert_eq!(ContentType::default().mode(), Mode::Bytes);
-        for bad in ["", "json", "a/", "/b", "a/b/c", "a/b\n", "ä/b"] {
+        for bad in ["", "json", "a/", "/b", "a/b/c", "a/\nb", "ä/b"] {
             assert_eq!(ContentType::parse(bad), Err(ContentTypeError), "{bad:?}");
         }
     }

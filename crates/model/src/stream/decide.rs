@@ -266,3 +266,136 @@ impl Accepted {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::state::Closer;
+    use crate::time::Timestamp;
+
+    const TEXT: &str = "text/plain";
+
+    fn request(producer: Option<(u64, u64)>) -> Request<'static> {
+        Request {
+            content_type: Some(TEXT),
+            body: Body::Messages { count: 1, bytes: 1 },
+            producer: producer.map(|(epoch, seq)| Producer { id: "p", epoch, seq }),
+            stream_seq: None,
+            close: false,
+            expected_tail: None,
+        }
+    }
+
+    fn close_only(producer: Option<(u64, u64)>) -> Request<'static> {
+        Request { content_type: None, body: Body::Empty, close: true, ..request(producer) }
+    }
+
+    fn ask(state: &State, known: Option<ProducerState>, request: &Request<'_>) -> Result<Decision, Refusal> {
+        decide(state, &ContentType::parse(TEXT).unwrap(), known, request)
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "tables read better")]
+    fn known(epoch: u64, last_seq: u64) -> Option<ProducerState> {
+        Some(ProducerState { epoch, last_seq, tail: 7 })
+    }
+
+    fn closed(by: Option<(u64, u64)>) -> State {
+        let by = by.map(|(epoch, seq)| Closer { id: "p".into(), epoch, seq });
+        State { tail: Offset::new(7), closure: Closure::Closed(by), ..State::default() }
+    }
+
+    #[test]
+    fn producers_are_fenced_deduplicated_and_dense() {
+        let state = State { tail: Offset::new(7), ..State::default() };
+        let accepted = |epoch, last_seq, new_producer| {
+            let producer = Some(ProducerState { epoch, last_seq, tail: 8 });
+            Ok(Decision::Accept(Accepted { producer, new_producer }))
+        };
+        let duplicate = |epoch, last| Ok(Decision::Duplicate { producer: known(epoch, last).unwrap() });
+        for (before, tuple, expected) in [
+            (None, (5, 0), accepted(5, 0, true)),
+            (None, (0, 1), Err(Refusal::Gap { expected: 0, received: 1 })),
+            (known(1, 3), (0, 0), Err(Refusal::StaleEpoch { current: 1 })),
+            (known(1, 3), (2, 0), accepted(2, 0, false)),
+            (known(1, 3), (2, 1), Err(Refusal::EpochStart)),
+            (known(1, 3), (1, 0), duplicate(1, 3)),
+            (known(1, 3), (1, 3), duplicate(1, 3)),
+            (known(1, 3), (1, 4), accepted(1, 4, false)),
+            (known(1, 3), (1, 5), Err(Refusal::Gap { expected: 4, received: 5 })),
+        ] {
+            assert_eq!(ask(&state, before, &request(Some(tuple))), expected, "{before:?} {tuple:?}");
+        }
+        let full = State { producers: limits::STREAM_PRODUCERS_MAX, ..state };
+        assert_eq!(ask(&full, None, &request(Some((0, 0)))), Err(Refusal::TooManyProducers));
+        assert_eq!(ask(&full, known(0, 0), &request(Some((0, 1)))), accepted(0, 1, false));
+    }
+
+    #[test]
+    fn a_closed_stream_knows_its_closer() {
+        let last = |seq| Ok(Decision::Duplicate { producer: ProducerState { epoch: 1, last_seq: seq, tail: 7 } });
+        let with_close = |tuple| Request { close: true, ..request(tuple) };
+        for (by, before, request, expected) in [
+            (None, None, request(None), Err(Refusal::Closed)),
+            (None, None, with_close(None), Err(Refusal::Closed)),
+            (None, None, close_only(None), Ok(Decision::AlreadyClosed)),
+            (Some((1, 4)), known(1, 4), close_only(None), Ok(Decision::AlreadyClosed)),
+            (Some((1, 4)), known(1, 4), with_close(Some((1, 4))), last(4)),
+            (Some((1, 4)), known(1, 4), close_only(Some((1, 4))), last(4)),
+            (Some((1, 4)), known(1, 4), with_close(Some((1, 3))), Err(Refusal::Closed)),
+            (Some((1, 4)), known(1, 4), with_close(Some((1, 5))), Err(Refusal::Closed)),
+            (Some((1, 4)), known(1, 4), request(Some((1, 3))), last(4)),
+            (Some((1, 4)), known(1, 4), request(Some((0, 9))), Err(Refusal::StaleEpoch { current: 1 })),
+            (Some((1, 4)), None, request(Some((0, 0))), Err(Refusal::Closed)),
+        ] {
+            assert_eq!(ask(&closed(by), before, &request), expected, "{by:?} {before:?} {request:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_several_reasons_counts() {
+        let state = State { tail: Offset::new(7), stream_seq: Some("b".into()), ..State::default() };
+        let wrong = JsonError { at: 0, what: "x" };
+        let mut all = Request {
+            content_type: Some("text/html"),
+            body: Body::NotJson(&wrong),
+            stream_seq: Some("a"),
+            expected_tail: Some(Offset::new(6)),
+            ..request(Some((1, 9)))
+        };
+        assert_eq!(ask(&closed(None), None, &all), Err(Refusal::Closed));
+        assert_eq!(ask(&state, known(1, 7), &all), Err(Refusal::ContentType));
+        all.content_type = Some("TEXT/plain; charset=utf-8");
+        assert_eq!(ask(&state, known(1, 7), &all), Err(Refusal::Gap { expected: 8, received: 9 }));
+        assert!(matches!(ask(&state, known(1, 9), &all), Ok(Decision::Duplicate { .. })));
+        assert_eq!(ask(&state, known(1, 8), &all), Err(Refusal::StreamSeq { last: "b".into() }));
+        all.stream_seq = Some("ba");
+        assert_eq!(ask(&state, known(1, 8), &all), Err(Refusal::Tail));
+        all.expected_tail = Some(Offset::new(7));
+        assert_eq!(ask(&state, known(1, 8), &all), Err(Refusal::NotJson(wrong.clone())));
+        all.body = Body::EmptyArray;
+        assert_eq!(ask(&state, known(1, 8), &all), Err(Refusal::EmptyArray));
+        all.content_type = None;
+        assert_eq!(ask(&closed(None), None, &all), Err(Refusal::ContentTypeMissing));
+        all.body = Body::Empty;
+        assert_eq!(ask(&closed(None), None, &all), Err(Refusal::Empty));
+    }
+
+    #[test]
+    fn an_append_leaves_its_traces() {
+        let mut state = State::default();
+        let close = Request { stream_seq: Some("s"), close: true, ..request(Some((2, 0))) };
+        let Ok(Decision::Accept(accepted)) = ask(&state, None, &close) else { panic!("it was not accepted") };
+        state.evolve(&close, accepted, Timestamp::from_unix_ms(5));
+        let closer = Closer { id: "p".into(), epoch: 2, seq: 0 };
+        let expected = State {
+            tail: Offset::new(1),
+            closure: Closure::Closed(Some(closer)),
+            stream_seq: Some("s".into()),
+            used_at: Timestamp::from_unix_ms(5),
+            producers: 1,
+            bytes: 1,
+            bytes_gone: 0,
+        };
+        assert_eq!(state, expected);
+    }
+}

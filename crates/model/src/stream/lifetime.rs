@@ -107,7 +107,9 @@ impl Keep {
 fn decimal(text: &str, name: &'static str) -> Result<u64, LifetimeError> {
     let canonical = text == "0" || (!text.is_empty() && !text.starts_with('0'));
     match text.parse::<u64>() {
-        Ok(number) if canonical && text.bytes().all(|b| b.is_ascii_digit()) && number <= i64::MAX as u64 => Ok(number),
+        Ok(number) if canonical && text.bytes().all(|b| b.is_ascii_digit()) && i64::try_from(number).is_ok() => {
+            Ok(number)
+        }
         _ => Err(LifetimeError::Number(name)),
     }
 }
