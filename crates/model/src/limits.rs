@@ -210,3 +210,56 @@ pub const STREAM_JSON_DEPTH_MAX: usize = 1_024;
 
 /// Forks of forks with messages of their own, one above the other: each is one more stream that a read may touch.
 pub const STREAM_FORK_DEPTH_MAX: usize = 256;
+
+/// Bytes of a subscription's id: it is part of a database key and of an address.
+pub const SUBSCRIPTION_ID_BYTES_MAX: usize = 256;
+
+/// Subscriptions of one server: each is a task with its streams in memory.
+pub const SUBSCRIPTIONS_MAX: usize = 4_096;
+
+/// Streams that one subscription names, its pattern aside.
+pub const SUBSCRIPTION_EXPLICIT_MAX: usize = 10_000;
+
+/// Streams that one subscription follows; each is held in memory.
+pub const SUBSCRIPTION_LINKS_MAX: usize = 65_536;
+
+/// Streams that one wake or one document tells of, those with work first.
+pub const SUBSCRIPTION_TOLD_MAX: usize = 1_000;
+
+/// Acks of one request: as many as a wake tells of, twice.
+pub const SUBSCRIPTION_ACKS_MAX: usize = 2_000;
+
+/// Bytes of a subscription's pattern and of its description.
+pub const SUBSCRIPTION_TEXT_BYTES_MAX: usize = 1_024;
+
+/// Bytes of a webhook's address: what others take as well.
+pub const WEBHOOK_URL_BYTES_MAX: usize = 2_048;
+
+/// Bytes of a worker's name.
+pub const WORKER_BYTES_MAX: usize = 256;
+
+/// How long a lease of a subscription lasts: at least, at most, and if nothing is said. Source: the Durable Streams
+/// protocol, section 6.2.
+pub const LEASE_TTL_MS_MIN: u64 = 1_000;
+/// See [`LEASE_TTL_MS_MIN`].
+pub const LEASE_TTL_MS_MAX: u64 = 600_000;
+/// See [`LEASE_TTL_MS_MIN`].
+pub const LEASE_TTL_MS_DEFAULT: u64 = 30_000;
+
+/// The wait after a webhook's first failure; each later one is twice as long, up to the most. Source: the Durable Streams
+/// protocol, section 7.1.
+pub const WEBHOOK_RETRY_MS_MIN: u64 = 1_000;
+/// See [`WEBHOOK_RETRY_MS_MIN`].
+pub const WEBHOOK_RETRY_MS_MAX: u64 = 60_000;
+
+/// How long a webhook may take to answer; a shorter lease is the bound instead.
+pub const WEBHOOK_ANSWER: Duration = Duration::from_secs(30);
+
+/// Bytes of a webhook's answer that are read.
+pub const WEBHOOK_ANSWER_BYTES_MAX: u64 = 64 << 10;
+
+/// Webhooks that are called at once: each has a thread.
+pub const WEBHOOK_CALLS_MAX: usize = 32;
+
+/// How long the generation of a deleted subscription is remembered, so that one of the same id goes on counting.
+pub const SUBSCRIPTION_TOMBSTONE: Duration = Duration::from_hours(7 * 24);

@@ -11,6 +11,7 @@ mod offset;
 mod path;
 mod producer;
 mod state;
+pub mod subscription;
 
 pub use content_type::{ContentType, ContentTypeError, Mode};
 pub use decide::{Accepted, Body, Decision, Refusal, Request, decide};

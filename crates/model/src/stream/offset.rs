@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::id::Seq;
 
 /// Digits of an offset: they hold every number below 2^53, so that texts compare as the numbers do.
@@ -82,6 +84,18 @@ impl fmt::Display for Offset {
 impl From<Seq> for Offset {
     fn from(seq: Seq) -> Self {
         Self(seq.get())
+    }
+}
+
+impl Serialize for Offset {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Offset {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
