@@ -110,13 +110,15 @@ mod tests {
 
     #[test]
     fn the_encoding_follows_the_content_type() {
-        for json in ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json ;a=b"] {
+        for json in ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json ;a=b"]
+        {
             assert_eq!(Encoding::of(json), Encoding::Json, "{json}");
         }
         for text in ["text/plain", "TEXT/html;charset=x", "text/x"] {
             assert_eq!(Encoding::of(text), Encoding::Text, "{text}");
         }
-        for other in ["application/octet-stream", "", "texts/plain", "text", "application/jsonl", "application/ndjson"] {
+        for other in ["application/octet-stream", "", "texts/plain", "text", "application/jsonl", "application/ndjson"]
+        {
             assert_eq!(Encoding::of(other), Encoding::Base64, "{other}");
         }
     }
