@@ -9,6 +9,7 @@ pub mod proc;
 pub mod proxy;
 pub mod sdk;
 pub mod sse;
+pub mod streams;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
