@@ -421,7 +421,7 @@ fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
 
 /// The streams that people write, taken over by this start of the server.
 async fn streams(engine: &Engine, store: Arc<EmbeddedStore>) -> Result<Streams, ServeError> {
-    let options = longhaul_engine::streams::Options { store, clock: Arc::new(SystemClock), epoch: engine.epoch() };
+    let options = longhaul_engine::streams::Options::new(store, Arc::new(SystemClock), engine.epoch());
     Streams::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
 }
 
