@@ -17,14 +17,16 @@ pub(crate) type Reply = oneshot::Sender<Result<Committed, CommitError>>;
 pub(crate) struct Job {
     pub(crate) commit: Commit,
     pub(crate) bytes: usize,
+    /// Whether there are raw newlines in its events: looked for here, so that the committer need not.
+    pub(crate) newlines: bool,
     pub(crate) reply: Reply,
 }
 
 impl Job {
     fn new(commit: Commit) -> (Self, Ticket) {
         let (reply, receive) = oneshot::channel();
-        let bytes = commit.bytes();
-        (Self { commit, bytes, reply }, Ticket::awaited(receive))
+        let (bytes, newlines) = (commit.bytes(), commit.has_newlines());
+        (Self { commit, bytes, newlines, reply }, Ticket::awaited(receive))
     }
 }
 

@@ -20,9 +20,11 @@ use crate::ballast::Ballast;
 use crate::committer::{Committer, Ledger};
 use crate::error::{At, OpenError};
 use crate::journal::Journal;
+use crate::library::chunks::Stretch;
+use crate::library::streams::StreamHead;
 use crate::library::{self, chunks, feed, records, runs, streams};
 use crate::limits;
-use crate::memory::{Answer, Unapplied};
+use crate::memory::{Answer, Known, Unapplied};
 use crate::open::{self, Held};
 use crate::options::Options;
 use crate::queue::Queue;
@@ -161,7 +163,7 @@ impl EmbeddedStore {
         stream: StreamId,
         after: Seq,
         limit: ReadLimit,
-        known_tail: Option<Seq>,
+        known: Option<Known>,
     ) -> Result<EventPage, StoreError> {
         let found = self
             .readers
@@ -176,15 +178,34 @@ impl EmbeddedStore {
             })
             .await?;
         let Some((head, events)) = found else { return Err(StoreError::NotFound) };
-        // The library may be ahead of the look at memory, and behind what is durable.
-        let tail = known_tail.map_or(head.tail, |tail| tail.max(head.tail));
-        if after > tail {
-            return Err(StoreError::Ahead { tail });
-        }
-        if after.next() < head.earliest {
-            return Err(StoreError::Expired { earliest: head.earliest });
-        }
-        Ok(EventPage { earliest: head.earliest, tail, events })
+        let Known { tail, earliest } = newest(&head, known);
+        Known { tail, earliest }.check(after)?;
+        Ok(EventPage { earliest, tail, events })
+    }
+
+    async fn span_below(
+        &self,
+        stream: StreamId,
+        after: Seq,
+        bytes_max: usize,
+        known: Option<Known>,
+    ) -> Result<Span, StoreError> {
+        let found = self
+            .readers
+            .ask(move |conn| {
+                let Some(head) = streams::find(conn, stream)? else { return Ok(None) };
+                if after.next() < head.earliest {
+                    return Ok(Some((head, Stretch::default())));
+                }
+                let stretch = chunks::read_stretch(conn, stream, after, head.tail, bytes_max)?;
+                Ok(Some((head, stretch)))
+            })
+            .await?;
+        let Some((head, Stretch { body, lengths })) = found else { return Err(StoreError::NotFound) };
+        let Known { tail, earliest } = newest(&head, known);
+        Known { tail, earliest }.check(after)?;
+        let last = after.plus(lengths.len() as u64);
+        Ok(Span { earliest, tail, first: after.next(), last, body, lengths })
     }
 
     async fn head_of(&self, stream: StreamId) -> Result<Head, StoreError> {
@@ -196,25 +217,21 @@ impl EmbeddedStore {
                 }
                 memory.head(stream)
             };
-            if let Some((tail, epoch, cursor, true)) = live {
-                return Ok(Head { tail, epoch, cursor, earliest: Seq::new(1), bytes: 0 });
+            if let Some((head, true)) = live {
+                return Ok(head);
             }
             let stored = self.readers.ask(move |conn| streams::find(conn, stream)).await?;
             let Some(stored) = stored else { return Err(StoreError::NotFound) };
-            let Some((tail, epoch, _, _)) = live else {
-                return Ok(Head {
-                    tail: stored.tail,
-                    epoch: stored.epoch,
-                    cursor: stored.cursor,
-                    earliest: Seq::new(1),
-                    bytes: 0,
-                });
+            let Some((head, _)) = live else {
+                let bytes = stored.content_bytes();
+                let StreamHead { tail, epoch, cursor, earliest, .. } = stored;
+                return Ok(Head { tail, epoch, cursor, earliest, bytes });
             };
             // The cursor is the library's: unless another commit came between, it belongs to this tail.
             let same =
-                self.shared.memory().head(stream).is_none_or(|(now, _, cursor, _)| now == tail && cursor.is_none());
-            if same && stored.tail <= tail {
-                return Ok(Head { tail, epoch, cursor: stored.cursor, earliest: Seq::new(1), bytes: 0 });
+                self.shared.memory().head(stream).is_none_or(|(now, _)| now.tail == head.tail && now.cursor.is_none());
+            if same && stored.tail <= head.tail {
+                return Ok(Head { cursor: stored.cursor, ..head });
             }
         }
     }
@@ -312,6 +329,12 @@ impl EmbeddedStore {
             Err(error) => Err(StoreError::Unavailable(format!("the store did not close in order: {error}"))),
         }
     }
+}
+
+/// What is durable of a stream. The library may be ahead of the look at memory, and behind what is durable.
+fn newest(head: &StreamHead, known: Option<Known>) -> Known {
+    let known = known.unwrap_or(Known { tail: head.tail, earliest: head.earliest });
+    Known { tail: known.tail.max(head.tail), earliest: known.earliest.max(head.earliest) }
 }
 
 /// A page of the feed in the making.
@@ -424,19 +447,19 @@ impl Store for EmbeddedStore {
             let answer = self.shared.memory().read(stream, after, limit)?;
             match answer {
                 Answer::Here(page) => Ok(page),
-                Answer::Below(tail) => self.read_below(stream, after, limit, tail).await,
+                Answer::Below(known) => self.read_below(stream, after, limit, known).await,
             }
         })
     }
 
     fn read_span(&self, stream: StreamId, after: Seq, bytes_max: usize) -> BoxFuture<'_, Result<Span, StoreError>> {
         Box::pin(async move {
-            let page = self.read(stream, after, ReadLimit { events_max: usize::MAX, bytes_max }).await?;
-            let lengths = page.events.iter().map(|event| event.wire.len() as u32).collect();
-            let last = page.events.last().map_or(after, |event| event.seq);
-            let newline = Bytes::from_static(b"\n");
-            let body = page.events.into_iter().flat_map(|event| [event.wire, newline.clone()]).collect();
-            Ok(Span { earliest: page.earliest, tail: page.tail, first: after.next(), last, body, lengths })
+            self.open_still()?;
+            let answer = self.shared.memory().parts(stream, after, bytes_max)?;
+            match answer {
+                Answer::Here(parts) => Ok(parts.span()),
+                Answer::Below(known) => self.span_below(stream, after, bytes_max, known).await,
+            }
         })
     }
 

@@ -1,10 +1,11 @@
 //! The headers of a request, strictly: each once, each in its one form.
 
 use axum::http::{HeaderMap, header};
-use longhaul_api::Problem;
 use longhaul_api::streams::header as name;
+use longhaul_api::{ErrorCode, Problem};
+use longhaul_engine::streams::Fork;
 use longhaul_model::limits;
-use longhaul_model::stream::{ContentType, Keep, Lifetime, LifetimeError, Offset, Producer, ProducerError, StreamPath};
+use longhaul_model::stream::{ContentType, Keep, Lifetime, LifetimeError, Offset, Producer, ProducerError};
 
 use super::target;
 use crate::http::reply::Failure;
@@ -12,17 +13,6 @@ use crate::http::reply::Failure;
 /// The headers of a request, as this face reads them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fields<'a>(pub(super) &'a HeaderMap);
-
-/// What a stream is to begin as.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ForkFields {
-    /// The source.
-    pub(super) from: StreamPath,
-    /// Up to where; the source's end if not said.
-    pub(super) at: Option<Offset>,
-    /// Messages or bytes past that.
-    pub(super) sub: u64,
-}
 
 impl<'a> Fields<'a> {
     /// The text of a header that may be there once.
@@ -95,8 +85,8 @@ impl<'a> Fields<'a> {
         Keep::parse(messages?, bytes?, age?).map_err(lifetime)
     }
 
-    /// What the stream begins as, if it is a fork. A path that no stream can have is `None` within.
-    pub(super) fn fork(self) -> Result<Option<Option<ForkFields>>, Failure> {
+    /// What the stream begins as, if it is a fork.
+    pub(super) fn fork(self) -> Result<Option<Fork>, Failure> {
         let from = self.one(name::FORKED_FROM)?;
         let at = match self.one(name::FORK_OFFSET)? {
             // The sentinels are no divergence point but for the beginning.
@@ -115,7 +105,11 @@ impl<'a> Fields<'a> {
             let text = "Stream-Fork-Sub-Offset needs Stream-Fork-Offset, past which it counts";
             return Err(Problem::invalid("Stream-Fork-Sub-Offset", text).into());
         }
-        Ok(Some(target::named(from).map(|from| ForkFields { from, at, sub: sub.unwrap_or(0) })))
+        let from = target::named(from).ok_or_else(|| {
+            let text = "Stream-Forked-From is no path of a stream of this server";
+            Failure::from(Problem::new(ErrorCode::StreamNotFound, text).param("Stream-Forked-From"))
+        })?;
+        Ok(Some(Fork { from, at, sub: sub.unwrap_or(0) }))
     }
 }
 
@@ -139,6 +133,7 @@ fn lifetime(error: LifetimeError) -> Failure {
 #[cfg(test)]
 mod tests {
     use axum::http::HeaderValue;
+    use longhaul_model::stream::StreamPath;
 
     use super::*;
 
@@ -157,9 +152,15 @@ mod tests {
 
     #[test]
     fn only_true_closes() {
-        for (value, closes) in
-            [("true", true), ("TRUE", true), ("True", true), ("false", false), ("1", false), ("", false), ("yes", false)]
-        {
+        for (value, closes) in [
+            ("true", true),
+            ("TRUE", true),
+            ("True", true),
+            ("false", false),
+            ("1", false),
+            ("", false),
+            ("yes", false),
+        ] {
             assert_eq!(Fields(&map(&[("stream-closed", value.as_bytes())])).closes(), closes, "{value}");
         }
         assert!(!Fields(&HeaderMap::new()).closes());
@@ -188,7 +189,10 @@ mod tests {
         let junk = map(&[("producer-id", b"p"), ("producer-seq", b"1.5"), ("producer-epoch", b"0")]);
         assert_eq!(param(Fields(&junk).producer()), "Producer-Seq");
         assert_eq!(param(Fields(&map(&[("stream-max-age", b"0")])).keep()), "Stream-Max-Age");
-        assert_eq!(param(Fields(&map(&[("stream-expected-offset", b"now")])).expected_tail()), "Stream-Expected-Offset");
+        assert_eq!(
+            param(Fields(&map(&[("stream-expected-offset", b"now")])).expected_tail()),
+            "Stream-Expected-Offset"
+        );
     }
 
     #[test]
@@ -196,9 +200,10 @@ mod tests {
         let fork = |pairs: &[(&'static str, &[u8])]| Fields(&map(pairs)).fork();
         assert_eq!(fork(&[]).unwrap(), None);
         let found = fork(&[("stream-forked-from", b"/v1/stream/a"), ("stream-fork-offset", b"0000000000000002")]);
-        let expected = ForkFields { from: StreamPath::parse("a").unwrap(), at: Some(Offset::new(2)), sub: 0 };
-        assert_eq!(found.unwrap(), Some(Some(expected)));
-        assert_eq!(fork(&[("stream-forked-from", b"/v1/stream/../a")]).unwrap(), Some(None));
+        let expected = Fork { from: StreamPath::parse("a").unwrap(), at: Some(Offset::new(2)), sub: 0 };
+        assert_eq!(found.unwrap(), Some(expected));
+        let nowhere = fork(&[("stream-forked-from", b"/v1/stream/../a")]).unwrap_err();
+        assert_eq!(nowhere.0.code, ErrorCode::StreamNotFound);
         assert_eq!(param(fork(&[("stream-fork-offset", b"0000000000000002")])), "Stream-Fork-Offset");
         assert_eq!(param(fork(&[("stream-fork-sub-offset", b"0")])), "Stream-Fork-Sub-Offset");
         let from: (&'static str, &[u8]) = ("stream-forked-from", b"a");

@@ -104,7 +104,9 @@ mod tests {
         for raw in ["a%2Fb", "a%2fb", "%2F", "..%2f..", "a%", "a%2", "a%zz", "%ff", "%c0%af"] {
             assert_eq!(decode(raw), Err(Bad::Escape), "{raw}");
         }
-        for raw in ["", "/", "a/", "/a", "a//b", "..", "%2e%2e/a", "a/%2E", "a%00", "a%0a", "__ds/x", "%5f_ds/x", "runs/x"] {
+        for raw in
+            ["", "/", "a/", "/a", "a//b", "..", "%2e%2e/a", "a/%2E", "a%00", "a%0a", "__ds/x", "%5f_ds/x", "runs/x"]
+        {
             assert!(matches!(decode(raw), Err(Bad::Rule(_))), "{raw}");
         }
     }
