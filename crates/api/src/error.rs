@@ -59,12 +59,18 @@ codes! {
         "A field that this version does not know; nothing is dropped in silence.";
     UnsupportedField = "unsupported_field", 400, "invalid_request_error", false,
         "A known field that this harness or this version cannot honour.";
+    SubscriptionInvalid = "INVALID_REQUEST", 400, "invalid_request_error", false,
+        "A request about a subscription is not as the protocol has it; `param` names the member at fault.";
+    WebhookUrlRejected = "WEBHOOK_URL_REJECTED", 400, "invalid_request_error", false,
+        "The webhook may not be there: https to a public host, or http to localhost or 127.0.0.x.";
     InvalidCursor = "invalid_cursor", 400, "invalid_request_error", false,
         "A cursor that this list or stream did not give.";
     Unauthorized = "unauthorized", 401, "authentication_error", false,
         "The bearer token is missing or wrong.";
     TokenExpired = "token_expired", 401, "authentication_error", false,
         "The token was right until it expired; make another one.";
+    SubscriptionToken = "TOKEN_INVALID", 401, "authentication_error", false,
+        "The token is not that of a wake of this subscription, or there is none.";
     ForbiddenHost = "forbidden_host", 403, "permission_error", false,
         "The Host or Origin header names somebody this server does not answer.";
     ForbiddenPeer = "forbidden_peer", 403, "permission_error", false,
@@ -93,6 +99,8 @@ codes! {
         "There is nothing at this path.";
     StreamNotFound = "stream_not_found", 404, "not_found_error", false,
         "There is no stream at this path, or it has expired.";
+    SubscriptionNotFound = "SUBSCRIPTION_NOT_FOUND", 404, "not_found_error", false,
+        "There is no subscription with this id in this project.";
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
         "The path exists, but not for this method.";
     RunConflict = "run_conflict", 409, "conflict_error", false,
@@ -129,6 +137,16 @@ codes! {
         "`Stream-Seq` is not beyond the last one of the stream.";
     ProducerGap = "producer_gap", 409, "conflict_error", false,
         "Requests of the producer are missing before this one; `expected_seq` is the next.";
+    SubscriptionExists = "SUBSCRIPTION_ALREADY_EXISTS", 409, "conflict_error", false,
+        "There is a subscription of this id with another configuration.";
+    Fenced = "FENCED", 409, "conflict_error", false,
+        "The wake that the worker shows is over; `generation` is the subscription's last one.";
+    AlreadyClaimed = "ALREADY_CLAIMED", 409, "conflict_error", false,
+        "Another worker has the subscription; `current_holder` and `generation` say which and since when.";
+    NoPendingWork = "NO_PENDING_WORK", 409, "conflict_error", false,
+        "No stream of the subscription has messages that are not acknowledged.";
+    InvalidOffset = "INVALID_OFFSET", 409, "conflict_error", false,
+        "An ack goes back, goes beyond the stream's end, or names a stream that the subscription does not follow.";
     NoInputChannel = "no_input_channel", 409, "conflict_error", false,
         "The agent cannot be told anything now or at all, and the run is no turn of a session that could pass it on.";
     ApprovalSettled = "approval_settled", 409, "conflict_error", false,
@@ -163,6 +181,8 @@ codes! {
         "Too many messages wait for the agent already; nothing was stored.";
     TooManyProducers = "too_many_producers", 429, "rate_limit_error", true,
         "The stream has as many producers as it may have; go on with one of them or with another stream.";
+    TooManySubscriptions = "too_many_subscriptions", 429, "rate_limit_error", true,
+        "There are as many subscriptions as there may be; delete some.";
     QueueFull = "queue_full", 503, "rate_limit_error", true,
         "The queue is full; nothing was started.";
     Draining = "draining", 503, "server_error", true,

@@ -23,7 +23,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use longhaul_model::stream::StreamKey;
 use longhaul_model::time::Clock;
 use longhaul_model::{Epoch, StreamId, Timestamp};
 use longhaul_store::{Store, StoreError};
@@ -31,7 +30,6 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::streams::handle::Handle;
 use crate::streams::handles::Handles;
 
 pub use error::{AppendError, CreateError, DeleteError, OpenError, ReadError, WriteError};
@@ -142,13 +140,5 @@ impl Streams {
         }
         let done = self.inner.tasks.spawn(work).await;
         done.map_err(|_| WriteError::Unknown("the work on the stream broke off".to_owned()))
-    }
-
-    fn tell(&self, handle: &Handle, what: Move) {
-        if self.inner.moves.receiver_count() > 0 {
-            let key: Arc<StreamKey> = Arc::clone(&handle.key);
-            // Nobody listens any more: nobody is told.
-            let _ = self.inner.moves.send(Moved { key, incarnation: handle.stream, tail: handle.tail(), what });
-        }
     }
 }

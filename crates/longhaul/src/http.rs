@@ -64,6 +64,7 @@ pub(crate) use ops::readiness;
 pub use peer::Peer;
 pub use reply::Failure;
 pub use responses::Folds as ResponseFolds;
+pub(crate) use streams::callback_path;
 
 /// What every handler may use.
 #[derive(Clone)]
@@ -72,6 +73,8 @@ pub struct App {
     pub engine: Engine,
     /// The streams that people write.
     pub streams: longhaul_engine::Streams,
+    /// Who is told of them.
+    pub subscriptions: longhaul_engine::Subscriptions,
     /// Who may come in.
     pub door: Arc<Door>,
     /// The tokens with bounds.
@@ -135,6 +138,14 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/stream", &["get"]),
     ("/v1/stream/{*path}", &["put", "post", "get", "delete"]),
     ("/v1/stream/runs/{id}", &["get"]),
+    ("/v1/stream/__ds/jwks.json", &["get"]),
+    ("/v1/stream/__ds/subscriptions/{id}", &["put", "get", "delete"]),
+    ("/v1/stream/__ds/subscriptions/{id}/streams", &["post"]),
+    ("/v1/stream/__ds/subscriptions/{id}/streams/{*path}", &["delete"]),
+    ("/v1/stream/__ds/subscriptions/{id}/claim", &["post"]),
+    ("/v1/stream/__ds/subscriptions/{id}/ack", &["post"]),
+    ("/v1/stream/__ds/subscriptions/{id}/release", &["post"]),
+    ("/v1/stream/__ds/subscriptions/{id}/callback", &["post"]),
     ("/v1/models", &["get"]),
     ("/v1/backup", &["post"]),
     ("/v1/drain", &["post", "delete"]),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_api::ServerInfo;
-use longhaul_engine::{Containment, DiskFloor, Engine, PlaceLimits, Retention, Streams};
+use longhaul_engine::{Containment, DiskFloor, Engine, PlaceLimits, Retention, Streams, Subscriptions};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::{Commit, CommitError, RecordKey, RecordWrite, Store as _};
@@ -290,6 +290,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
     let streams = streams(&engine, Arc::clone(&store)).await?;
+    let subscriptions = subscriptions(&streams, Arc::clone(&store)).await?;
     let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
     let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
@@ -297,6 +298,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let app = App {
         engine: engine.clone(),
         streams: streams.clone(),
+        subscriptions: subscriptions.clone(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
@@ -350,6 +352,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     if tokio::time::timeout(DRAIN, face).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
+    subscriptions.close().await;
     tokio::join!(engine.shutdown(), streams.close());
     for task in [announced, watched, beating] {
         task.abort();
@@ -417,6 +420,17 @@ fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
         version: crate::VERSION.to_owned(),
         nonce: nonce_of(data_dir, bound),
     }
+}
+
+/// The subscriptions to streams, taken over by this start of the server.
+async fn subscriptions(streams: &Streams, store: Arc<EmbeddedStore>) -> Result<Subscriptions, ServeError> {
+    let options = longhaul_engine::subscriptions::Options {
+        store,
+        streams: streams.clone(),
+        clock: Arc::new(SystemClock),
+        courier: Arc::new(crate::webhook::Webhooks::default()),
+    };
+    Subscriptions::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
 }
 
 /// The streams that people write, taken over by this start of the server.

@@ -110,7 +110,7 @@ impl Streams {
                 Begun::Flying(mut flight, appended) => {
                     pass(&mut turn);
                     let Err(error) = flight.land().await else {
-                        self.tell(&handle, Move::Appended);
+                        handle.tell(Move::Appended);
                         return Ok(appended);
                     };
                     flight.turn().await;
@@ -355,7 +355,7 @@ impl Streams {
         let next = handle.live().state.tail;
         if answer.is_ok() {
             handle.set_tip(Tip::Closed);
-            self.tell(&handle, Move::Appended);
+            handle.tell(Move::Appended);
         }
         let appended = Appended { new: true, next, closed: true, producer: accepted.producer };
         let answer = alone.settle(answer).map(|_| appended).map_err(|error| WriteError::from(error).into());

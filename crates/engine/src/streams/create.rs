@@ -139,9 +139,9 @@ impl Streams {
         let Some(stream) = committed.created else {
             return Err(CreateError::Write(WriteError::Unknown("the store opened no stream".to_owned())));
         };
-        let handle = Arc::new(Handle::new(Arc::new(key.clone()), stream, doc, state, 0));
+        let handle = Arc::new(Handle::new(Arc::new(key.clone()), stream, doc, state, 0, self.inner.moves.clone()));
         self.inner.handles.hold(&handle);
-        self.tell(&handle, Move::Created);
+        handle.tell(Move::Created);
         Ok(Created { new: true, info: self.info(&handle).await? })
     }
 

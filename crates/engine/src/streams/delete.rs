@@ -114,7 +114,7 @@ impl Streams {
         if answer.is_ok() {
             handle.live().deleted = true;
             handle.set_tip(Tip::Gone);
-            self.tell(&handle, Move::Deleted);
+            handle.tell(Move::Deleted);
         }
         alone.settle(answer).map(|_| ()).map_err(WriteError::from)
     }
@@ -149,7 +149,7 @@ impl Streams {
                 let mut live = source.live();
                 live.forks = live.forks.saturating_sub(1);
             }
-            self.tell(&line[0], Move::Deleted);
+            line[0].tell(Move::Deleted);
         }
         alone.settle(answer).map(|_| ()).map_err(WriteError::from)
     }

@@ -20,9 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use longhaul_model::stream::{ContentType, Lifetime, Mode, Offset, ProducerState, State, StreamKey};
 use longhaul_model::{Seq, StreamId, Timestamp};
 use longhaul_store::{CommitError, Ticket};
-use tokio::sync::{Notify, OnceCell, watch};
+use tokio::sync::{Notify, OnceCell, broadcast, watch};
 
 use crate::streams::config::Doc;
+use crate::streams::requests::{Move, Moved};
 
 /// Producers that a handle holds; more are looked up again.
 const PRODUCERS_HELD: usize = 4_096;
@@ -64,6 +65,7 @@ pub(super) struct Handle {
     durable_gone: AtomicU64,
     changed: Notify,
     tip: watch::Sender<Tip>,
+    moves: broadcast::Sender<Moved>,
     pub(super) successor: OnceCell<Option<Arc<Handle>>>,
 }
 
@@ -99,7 +101,14 @@ pub(super) enum Known {
 }
 
 impl Handle {
-    pub(super) fn new(key: Arc<StreamKey>, stream: StreamId, doc: Doc, state: State, removed: u64) -> Self {
+    pub(super) fn new(
+        key: Arc<StreamKey>,
+        stream: StreamId,
+        doc: Doc,
+        state: State,
+        removed: u64,
+        moves: broadcast::Sender<Moved>,
+    ) -> Self {
         let content_type = doc.content_type();
         let tip = if doc.deleted {
             Tip::Gone
@@ -139,8 +148,22 @@ impl Handle {
             durable_gone: AtomicU64::new(removed),
             changed: Notify::new(),
             tip: watch::Sender::new(tip),
+            moves,
             successor: OnceCell::new(),
             doc,
+        }
+    }
+
+    /// Tells whoever listens that the stream has moved.
+    pub(super) fn tell(&self, what: Move) {
+        if self.moves.receiver_count() > 0 {
+            // Nobody listens any more: nobody is told.
+            let _ = self.moves.send(Moved {
+                key: Arc::clone(&self.key),
+                incarnation: self.stream,
+                tail: self.tail(),
+                what,
+            });
         }
     }
 
@@ -448,7 +471,10 @@ impl Drop for Flight {
         let mut flight = Self { handle: Arc::clone(&self.handle), stage, ..*self };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = flight.land().await;
+                // Whoever appended has gone; whoever listens is told all the same.
+                if flight.land().await.is_ok() {
+                    flight.handle.tell(Move::Appended);
+                }
                 if !matches!(flight.stage, Stage::Done) {
                     flight.turn().await;
                     flight.done();

@@ -178,7 +178,9 @@ impl Streams {
         // The last second that has a record is the one of the last append, unless a read was later.
         let last = state.used_at.unix_ms().div_euclid(1_000);
         let recorded = self.store().record(&RecordKey::new(TIME, time_id(stream, last))).await?.is_some();
-        let handle = Handle::new(Arc::new(key.clone()), stream, doc, state, head.earliest.get() - 1);
+        let removed = head.earliest.get() - 1;
+        let moves = self.inner.moves.clone();
+        let handle = Handle::new(Arc::new(key.clone()), stream, doc, state, removed, moves);
         {
             let mut live = handle.live();
             live.used_at = used_at;

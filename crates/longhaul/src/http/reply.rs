@@ -39,7 +39,7 @@ impl IntoResponse for Failure {
         if let Some(seconds) = self.0.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.0.code == ErrorCode::Unauthorized {
+        if matches!(self.0.code, ErrorCode::Unauthorized | ErrorCode::SubscriptionToken) {
             // RFC 9110 section 11.6.1: a 401 names the scheme.
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

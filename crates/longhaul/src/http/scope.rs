@@ -30,10 +30,12 @@ pub(super) struct Need {
     pub(super) own: bool,
     /// Whether the processes of runs may do it as anybody may, so that nobody looks whose the caller is.
     pub(super) agents: bool,
+    /// Whether nothing is asked for here: it tells nothing secret, or the handler asks for the token of a wake.
+    pub(super) open: bool,
 }
 
 const fn need(scope: Scope, names: Names) -> Need {
-    Need { scope, names, shared: false, own: false, agents: false }
+    Need { scope, names, shared: false, own: false, agents: false, open: false }
 }
 
 /// Looking at a run.
@@ -42,6 +44,9 @@ const LOOK: Need = Need { shared: true, ..need(Scope::Read, Names::Query) };
 /// Writing to a stream: data for whoever reads it. It starts nothing, and looking up each caller's process would cost
 /// more than the append.
 const WRITE: Need = Need { agents: true, ..need(Scope::Run, Names::Query) };
+
+/// What a worker does with the token of its wake, which it got from this server and which is good for that alone.
+const WORK: Need = Need { open: true, ..need(Scope::Run, Names::Query) };
 
 /// By method and path, as the router has them. Routes of versions to come are here already where it is known what they
 /// do: whoever adds one finds it closed to those who may not use it.
@@ -74,6 +79,16 @@ const TABLE: &[(Method, &str, Need)] = &[
     (Method::POST, "/v1/responses/{id}/cancel", need(Scope::Run, Names::Query)),
     (Method::GET, "/v1/stream", need(Scope::Read, Names::Query)),
     (Method::GET, "/v1/stream/runs/{id}", LOOK),
+    (Method::GET, "/v1/stream/__ds/jwks.json", Need { open: true, ..need(Scope::Read, Names::Nothing) }),
+    (Method::GET, "/v1/stream/__ds/subscriptions/{id}", need(Scope::Read, Names::Query)),
+    (Method::PUT, "/v1/stream/__ds/subscriptions/{id}", need(Scope::Operate, Names::Query)),
+    (Method::DELETE, "/v1/stream/__ds/subscriptions/{id}", need(Scope::Operate, Names::Query)),
+    (Method::POST, "/v1/stream/__ds/subscriptions/{id}/streams", need(Scope::Operate, Names::Query)),
+    (Method::DELETE, "/v1/stream/__ds/subscriptions/{id}/streams/{*path}", need(Scope::Operate, Names::Query)),
+    (Method::POST, "/v1/stream/__ds/subscriptions/{id}/claim", need(Scope::Run, Names::Query)),
+    (Method::POST, "/v1/stream/__ds/subscriptions/{id}/ack", WORK),
+    (Method::POST, "/v1/stream/__ds/subscriptions/{id}/release", WORK),
+    (Method::POST, "/v1/stream/__ds/subscriptions/{id}/callback", WORK),
     (Method::GET, "/v1/stream/{*path}", need(Scope::Read, Names::Query)),
     (Method::PUT, "/v1/stream/{*path}", WRITE),
     (Method::POST, "/v1/stream/{*path}", WRITE),
@@ -129,6 +144,21 @@ mod tests {
     fn processes_of_runs_may_write_streams_and_nothing_else() {
         let open: Vec<_> = TABLE.iter().filter(|(_, _, need)| need.agents).map(|(m, p, _)| (m.as_str(), *p)).collect();
         assert_eq!(open, [("PUT", "/v1/stream/{*path}"), ("POST", "/v1/stream/{*path}")]);
+    }
+
+    #[test]
+    fn only_workers_with_a_wake_and_readers_of_the_keys_need_nothing_else() {
+        let open: Vec<_> = TABLE.iter().filter(|(_, _, need)| need.open).map(|(m, p, _)| (m.as_str(), *p)).collect();
+        let work = |what| ("POST", what);
+        assert_eq!(
+            open,
+            [
+                ("GET", "/v1/stream/__ds/jwks.json"),
+                work("/v1/stream/__ds/subscriptions/{id}/ack"),
+                work("/v1/stream/__ds/subscriptions/{id}/release"),
+                work("/v1/stream/__ds/subscriptions/{id}/callback"),
+            ]
+        );
     }
 
     #[test]

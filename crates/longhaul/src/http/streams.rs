@@ -17,7 +17,10 @@ mod refusal;
 mod run_log;
 mod source;
 mod sse;
+mod subscriptions;
 mod target;
+
+pub(crate) use subscriptions::callback_path;
 
 use axum::Router;
 use axum::routing::{get, put};
@@ -33,4 +36,5 @@ pub(super) fn routes() -> Router<App> {
             "/v1/stream/{*path}",
             put(create::create).post(append::append).get(read::read).head(head::head).delete(delete::delete),
         )
+        .merge(subscriptions::routes())
 }

@@ -26,6 +26,11 @@ impl Refused {
         Self { failure: problem.into(), headers: Box::default() }
     }
 
+    /// The failure alone.
+    pub(super) fn into_failure(self) -> Failure {
+        self.failure
+    }
+
     fn header(mut self, name: &'static str, value: impl std::fmt::Display) -> Self {
         set(&mut self.headers, name, value);
         self
@@ -70,7 +75,7 @@ fn store(error: StoreError) -> Refused {
     }
 }
 
-fn write(error: WriteError) -> Refused {
+pub(super) fn write(error: WriteError) -> Refused {
     let problem = match error {
         WriteError::Full => Problem::new(ErrorCode::StoreFull, "the disk is full; nothing was stored"),
         WriteError::Busy => {

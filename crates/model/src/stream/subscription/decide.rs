@@ -134,12 +134,13 @@ pub fn look(head: &Head, links: &Links, ctx: &Context) -> Vec<Event> {
     events
 }
 
-/// When to look again, if nothing happens before.
-pub fn deadline(head: &Head, links: &Links) -> Option<Timestamp> {
+/// When to look again, if nothing happens before; `calling` as in [`Context`].
+pub fn deadline(head: &Head, links: &Links, calling: bool) -> Option<Timestamp> {
     let retry = head.retry.map(|retry| retry.at);
     match &head.phase {
         Phase::Idle => retry.filter(|_| links.has_work()),
         Phase::Offered { .. } => None,
+        Phase::Calling { .. } if calling => None,
         Phase::Calling { lease_until, .. } => Some(retry.map_or(*lease_until, |retry| retry.min(*lease_until))),
         Phase::Called { lease_until, .. } | Phase::Claimed { lease_until, .. } => Some(*lease_until),
     }

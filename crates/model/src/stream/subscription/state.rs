@@ -1,5 +1,7 @@
 //! The state of a subscription but for its streams, and what changes it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
@@ -85,7 +87,7 @@ pub struct Head {
     /// The store's name for this one, unlike that of one that had its id before.
     pub uid: String,
     /// What it is.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// The server's address as whoever made it knows it, without a path.
     pub base: String,
     /// When it was made.

@@ -1,0 +1,484 @@
+//! What subscriptions promise, through every crash.
+#![allow(missing_docs)]
+
+mod harbour;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use harbour::{World, key};
+use longhaul_engine::streams::{Append, WriteError};
+use longhaul_engine::subscriptions::{
+    Answer, AskError, Call, Claimed, Courier, Options, Progress, SubscribeError, Subscriptions, View,
+};
+use longhaul_model::limits;
+use longhaul_model::stream::subscription::{Config, Kind, Refusal, SubscriptionId, SubscriptionKey};
+use longhaul_model::stream::{Offset, Producer, StreamPath};
+use longhaul_model::time::Clock;
+use longhaul_model::ProjectId;
+use longhaul_store::{BoxFuture, CrashPoint};
+use serde_json::{Value, json};
+
+const JSON: &str = "application/json";
+const LEASE: i64 = 1_000;
+
+/// A webhook that answers as it is told and remembers what it was asked.
+#[derive(Default)]
+struct Hook {
+    calls: Mutex<Vec<Value>>,
+    answers: Mutex<Vec<Result<Answer, String>>>,
+    usual: Mutex<Option<Answer>>,
+}
+
+fn ok(body: &'static str) -> Answer {
+    Answer { status: 200, body: Bytes::from_static(body.as_bytes()) }
+}
+
+impl Hook {
+    fn calls(&self) -> Vec<Value> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl Courier for Hook {
+    fn call<'a>(
+        &'a self,
+        call: Call,
+        sign: &'a (dyn Fn(&[u8]) -> String + Send + Sync),
+    ) -> BoxFuture<'a, Result<Answer, String>> {
+        Box::pin(async move {
+            assert!(sign(&call.body).starts_with("t="));
+            self.calls.lock().unwrap().push(serde_json::from_slice(&call.body).unwrap());
+            let next = { self.answers.lock().unwrap().pop() };
+            let usual = { self.usual.lock().unwrap().clone() };
+            next.unwrap_or_else(|| usual.ok_or_else(|| "nobody is there".to_owned()))
+        })
+    }
+
+    fn callback_url(&self, base: &str, _: &SubscriptionKey) -> String {
+        format!("{base}/callback")
+    }
+}
+
+struct Post {
+    world: World,
+    hook: Arc<Hook>,
+    subs: Subscriptions,
+}
+
+fn name(id: &str) -> SubscriptionKey {
+    SubscriptionKey { project: ProjectId::default_project(), id: SubscriptionId::parse(id).unwrap() }
+}
+
+fn config(value: Value) -> Config {
+    Config::parse(value.as_object().unwrap()).unwrap()
+}
+
+fn pull() -> Config {
+    config(json!({"type": "pull-wake", "pattern": "e/*", "wake_stream": "w", "lease_ttl_ms": LEASE}))
+}
+
+fn webhook() -> Config {
+    config(json!({"type": "webhook", "pattern": "e/*", "webhook": {"url": "https://w.example/"}, "lease_ttl_ms": LEASE}))
+}
+
+fn path(text: &str) -> StreamPath {
+    StreamPath::parse(text).unwrap()
+}
+
+async fn start(world: &World, hook: &Arc<Hook>) -> Result<Subscriptions, WriteError> {
+    let options = Options {
+        store: Arc::new(world.store.clone()),
+        streams: world.streams.clone(),
+        clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+        courier: Arc::clone(hook) as Arc<dyn Courier>,
+    };
+    Subscriptions::start(options).await
+}
+
+async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let waited = async {
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), waited).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+impl Post {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let hook = Arc::new(Hook::default());
+        let subs = start(&world, &hook).await.unwrap();
+        Self { world, hook, subs }
+    }
+
+    /// As after a kill. What a later crash interrupts is started again.
+    async fn killed(&mut self) {
+        self.subs.close().await;
+        self.world.killed().await;
+        self.subs = start(&self.world, &self.hook).await.unwrap();
+    }
+
+    async fn subscribe(&self, id: &str, config: Config) -> Result<(View, bool), SubscribeError> {
+        self.subs.subscribe(&name(id), config, "http://localhost").await
+    }
+
+    async fn show(&self, id: &str) -> View {
+        self.subs.show(&name(id)).await.unwrap()
+    }
+
+    async fn acked(&self, id: &str, stream: &str) -> u64 {
+        let view = self.show(id).await;
+        view.streams.iter().find(|s| s.path == path(stream)).map_or(0, |s| s.acked.get())
+    }
+
+    async fn claim(&self, id: &str) -> Result<Claimed, AskError> {
+        self.subs.claim(&name(id), "worker".to_owned()).await
+    }
+
+    /// Whether the event of the wake that is offered is in the wake stream; waits for it, unless the server is down.
+    async fn is_told(&self) -> bool {
+        let told = async {
+            while !self.world.store.is_closed() {
+                let view = self.subs.show(&name("s")).await;
+                let offered = view.ok().filter(|view| view.head.phase.name() == "offered").map(|view| view.head.generation);
+                let events = self.world.read("w", 0).await.map(|(texts, _)| generations(&texts)).unwrap_or_default();
+                if offered.is_some() && events.last().copied() == offered {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            false
+        };
+        tokio::time::timeout(Duration::from_secs(20), told).await.expect("a wake is told")
+    }
+
+    /// The events of the wake stream: generations and ids.
+    async fn events(&self) -> Vec<u64> {
+        generations(&self.world.texts("w").await)
+    }
+}
+
+fn generations(texts: &[String]) -> Vec<u64> {
+    texts.iter().map(|t| serde_json::from_str::<Value>(t).unwrap()["generation"].as_u64().unwrap()).collect()
+}
+
+fn progress(claimed: &Claimed, done: bool) -> Progress {
+    let acks = claimed.streams.iter().map(|s| (s.path.to_string(), s.tail.to_string())).collect();
+    Progress { wake_id: Some(claimed.wake_id.clone()), generation: Some(claimed.generation), acks, done }
+}
+
+#[tokio::test]
+async fn a_subscription_begins_at_the_ends_of_what_is_there_and_at_the_beginning_of_what_comes() {
+    let mut post = Post::new().await;
+    for stream in ["e/old", "x/named", "e/empty"] {
+        post.world.create(stream, JSON).await;
+    }
+    post.world.append("e/old", "[1,2]").await.unwrap();
+    post.world.append("x/named", "1").await.unwrap();
+    post.world.create("w", JSON).await;
+    let mut asked = pull();
+    asked.streams.insert(path("x/named"));
+    asked.streams.insert(path("x/later"));
+    let (view, new) = post.subscribe("s", asked.clone()).await.unwrap();
+    assert!(new && view.head.generation == 0);
+    assert!(!post.subscribe("s", asked).await.unwrap().1);
+    assert_eq!(post.subscribe("s", pull()).await.unwrap_err(), SubscribeError::Exists);
+    assert_eq!(post.claim("s").await.unwrap_err(), AskError::Refused(Refusal::NoPendingWork));
+    post.world.create("e/new", JSON).await;
+    for (stream, tail) in [("e/new", 1), ("e/empty", 1), ("e/old", 3), ("x/named", 2)] {
+        post.world.append(stream, "1").await.unwrap();
+        for _ in 0..2 {
+            let view = post.show("s").await;
+            let found = view.streams.iter().find(|s| s.path == path(stream)).unwrap();
+            assert_eq!((found.acked.get(), found.tail.get()), (tail - 1, tail), "{stream}");
+            assert_eq!((view.head.generation, view.head.phase.name()), (1, "offered"));
+            post.killed().await;
+        }
+    }
+    post.world.create("x/later", JSON).await;
+    post.world.append("x/later", "1").await.unwrap();
+    let told = post.claim("s").await.unwrap();
+    assert_eq!(told.streams.iter().filter(|s| s.tail > s.acked).count(), 5);
+    until("the event", async || (post.events().await == [1]).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_deleted_subscription_is_over_and_leaves_its_count() {
+    let mut post = Post::new().await;
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    post.world.create("w", JSON).await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.append("e/1", "1").await.unwrap();
+    let claimed = post.claim("s").await.unwrap();
+    assert!(!post.world.records("sub_link").await.is_empty());
+    post.subs.delete(&name("s")).await.unwrap();
+    post.subs.delete(&name("s")).await.unwrap();
+    assert!(post.world.records("sub_link").await.is_empty());
+    let late = post.subs.ack(&name("s"), Kind::PullWake, &claimed.token, progress(&claimed, true)).await;
+    assert_eq!(late.unwrap_err(), AskError::NotFound);
+    post.killed().await;
+    assert_eq!(post.subs.show(&name("s")).await.unwrap_err(), AskError::NotFound);
+    post.subscribe("s", pull()).await.unwrap();
+    let late = post.subs.ack(&name("s"), Kind::PullWake, &claimed.token, progress(&claimed, true)).await;
+    assert_eq!(late.unwrap_err(), AskError::TokenInvalid, "it is another one of the same id");
+    post.world.append("e/1", "1").await.unwrap();
+    assert_eq!(post.claim("s").await.unwrap().generation, 2, "generations of an id never come again");
+    post.subs.delete(&name("s")).await.unwrap();
+    post.world.clock.pass(limits::SUBSCRIPTION_TOMBSTONE.as_millis() as i64 + 1);
+    post.killed().await;
+    assert!(post.world.records("sub").await.is_empty(), "nothing is left for ever");
+}
+
+#[tokio::test]
+async fn a_wake_waits_for_its_wake_stream() {
+    let mut post = Post::new().await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    until("the wake", async || (post.show("s").await.head.generation == 1).then_some(())).await;
+    post.world.create("w", "application/octet-stream").await;
+    until("the event", async || post.world.bytes("w").await.ends_with(b"}\n").then_some(())).await;
+    for _ in 0..3 {
+        post.killed().await;
+        post.show("s").await;
+    }
+    let bytes = post.world.bytes("w").await;
+    assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1, "one event for a generation");
+    // Its own stream is no work for a subscription that takes in everything.
+    post.subscribe("all", config(json!({"type": "pull-wake", "pattern": "**", "wake_stream": "w"}))).await.unwrap();
+    post.world.append("w", "x").await.unwrap();
+    assert_eq!(post.claim("all").await.unwrap_err(), AskError::Refused(Refusal::NoPendingWork));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_is_no_work_and_comes_back_as_another() {
+    let post = Post::new().await;
+    post.world.create("w", JSON).await;
+    post.subscribe("s", pull()).await.unwrap();
+    for generation in 1..=2 {
+        post.world.create("e/1", JSON).await;
+        post.world.append("e/1", "[1,2]").await.unwrap();
+        until("the event", async || (post.events().await.last() == Some(&generation)).then_some(())).await;
+        post.world.streams.delete(&key("e/1")).await.unwrap();
+        assert_eq!(post.claim("s").await.unwrap_err(), AskError::Refused(Refusal::NoPendingWork));
+    }
+    assert!(post.show("s").await.streams.is_empty());
+}
+
+#[tokio::test]
+async fn a_webhook_is_called_again_at_its_time_over_a_restart() {
+    let mut post = Post::new().await;
+    let mut asked = webhook();
+    asked.lease_ttl_ms = 600_000;
+    post.subscribe("s", asked).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    let retry = until("a failure", async || post.show("s").await.head.retry).await;
+    assert_eq!((post.hook.calls().len(), retry.failures), (1, 1));
+    let wait = retry.at.unix_ms() - post.world.clock.now().unix_ms();
+    assert!((800..=1_200).contains(&wait), "a second, a fifth more or less: {wait}");
+    post.killed().await;
+    assert_eq!(post.show("s").await.head.retry, Some(retry));
+    assert_eq!(post.hook.calls().len(), 1, "not before its time");
+    *post.hook.usual.lock().unwrap() = Some(ok("{\"done\":true}"));
+    post.world.clock.pass(wait);
+    until("the ack", async || (post.acked("s", "e/1").await == 1).then_some(())).await;
+    let calls = post.hook.calls();
+    assert_eq!(calls.len(), 2);
+    for same in ["wake_id", "generation", "callback_token", "subscription_id", "callback_url", "streams"] {
+        assert_eq!(calls[0][same], calls[1][same], "{same}");
+    }
+    assert_eq!(post.show("s").await.head.retry, None);
+}
+
+#[tokio::test]
+async fn a_callback_after_a_restart_is_of_the_same_wake() {
+    let mut post = Post::new().await;
+    *post.hook.usual.lock().unwrap() = Some(ok("{}"));
+    post.subscribe("s", webhook()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    until("the call", async || (post.show("s").await.head.phase.name() == "called").then_some(())).await;
+    post.killed().await;
+    let call = post.hook.calls().remove(0);
+    let token = call["callback_token"].as_str().unwrap();
+    let progress = Progress {
+        wake_id: call["wake_id"].as_str().map(str::to_owned),
+        generation: call["generation"].as_u64(),
+        acks: vec![("e/1".to_owned(), call["streams"][0]["tail_offset"].as_str().unwrap().to_owned())],
+        done: true,
+    };
+    let by_claim = post.subs.ack(&name("s"), Kind::PullWake, token, progress.clone()).await;
+    assert_eq!(by_claim.unwrap_err(), AskError::Refused(Refusal::WrongKind(Kind::Webhook)));
+    assert_eq!(post.subs.ack(&name("s"), Kind::Webhook, token, progress.clone()).await, Ok(false));
+    post.killed().await;
+    let late = post.subs.ack(&name("s"), Kind::Webhook, token, progress).await;
+    assert_eq!(late.unwrap_err(), AskError::Refused(Refusal::Fenced { generation: 1 }));
+    assert_eq!((post.acked("s", "e/1").await, post.hook.calls().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn many_streams_at_once_are_not_missed() {
+    let post = Post::new().await;
+    post.subscribe("s", pull()).await.unwrap();
+    // More notes than a slow reader is given.
+    for at in 0..3_000 {
+        post.world.create(&format!("e/{at:04}"), JSON).await;
+        post.world.append(&format!("e/{at:04}"), "1").await.unwrap();
+    }
+    let view = until("all streams", async || Some(post.show("s").await).filter(|v| v.streams_total == 3_000)).await;
+    assert_eq!(view.streams.len(), limits::SUBSCRIPTION_TOLD_MAX);
+    let mut left = 3_000;
+    while left > 0 {
+        let claimed = post.claim("s").await.unwrap();
+        let told = claimed.streams.iter().filter(|s| s.tail > s.acked).count();
+        assert_eq!(told, left.min(limits::SUBSCRIPTION_TOLD_MAX));
+        let next = post.subs.ack(&name("s"), Kind::PullWake, &claimed.token, progress(&claimed, true)).await.unwrap();
+        left -= told;
+        assert_eq!(next, left > 0);
+    }
+}
+
+/// What a client does until it has an answer: it asks again, and starts the server again if that is down.
+async fn persist<T, E: std::fmt::Debug>(post: &mut Post, mut ask: impl AsyncFnMut(&Post) -> Result<T, E>) -> Result<T, E> {
+    for _ in 0..8 {
+        let answer = ask(post).await;
+        if !post.world.store.is_closed() {
+            return answer;
+        }
+        post.killed().await;
+    }
+    panic!("the server goes down again and again");
+}
+
+async fn append(post: &Post, seq: u64) -> Result<(), WriteError> {
+    let body = Bytes::from_static(b"1");
+    let producer = Some(Producer { id: "p", epoch: 0, seq });
+    let append = Append { body: Some(&body), content_type: Some(JSON), producer, ..Append::default() };
+    match post.world.streams.append(&key("e/1"), append).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(WriteError::Unknown(error.to_string())),
+    }
+}
+
+/// A worker's life with a crash at one commit; what is true after it.
+async fn worked(at: u64, point: CrashPoint) {
+    let mut post = Post::new().await;
+    post.world.create("w", JSON).await;
+    post.world.create("e/1", JSON).await;
+    post.world.store.crash_after(at, point);
+    persist(&mut post, async |post| post.subscribe("s", pull()).await).await.unwrap();
+    let mut acked = 0;
+    for round in 0..3 {
+        persist(&mut post, async |post| append(post, round).await).await.unwrap();
+        // Somebody is told, without anybody asking.
+        while !post.is_told().await {
+            post.killed().await;
+        }
+        loop {
+            let claimed = match persist(&mut post, async |post| post.claim("s").await).await {
+                Ok(claimed) => claimed,
+                // The answer to the claim, or to the ack, was lost with the server.
+                Err(AskError::Refused(Refusal::AlreadyClaimed { .. })) => {
+                    post.world.clock.pass(LEASE);
+                    continue;
+                }
+                Err(AskError::Refused(Refusal::NoPendingWork)) => break,
+                Err(error) => panic!("{error}"),
+            };
+            let all = progress(&claimed, true);
+            let ask = async |post: &Post| post.subs.ack(&name("s"), Kind::PullWake, &claimed.token, all.clone()).await;
+            match persist(&mut post, ask).await {
+                Ok(_) => acked = round + 1,
+                Err(AskError::Refused(Refusal::Fenced { .. })) => {}
+                Err(error) => panic!("{error}"),
+            }
+            assert!(persist(&mut post, async |post| post.subs.show(&name("s")).await).await.is_ok());
+            assert!(post.acked("s", "e/1").await >= acked, "what was answered stays");
+        }
+        assert_eq!(post.acked("s", "e/1").await, round + 1);
+    }
+    post.killed().await;
+    let events = post.events().await;
+    assert!(events.is_sorted_by(|a, b| a < b), "one event for a generation: {events:?}");
+    assert!(post.world.records("sub_link").await.len() <= 1, "nothing is left over");
+    assert_eq!(post.acked("s", "e/1").await, 3);
+}
+
+#[tokio::test]
+async fn a_worker_loses_nothing_whichever_commit_the_server_dies_in() {
+    for at in 0..32 {
+        for point in [CrashPoint::BeforeDurable, CrashPoint::AfterDurable] {
+            worked(at, point).await;
+        }
+    }
+}
+
+/// The same for a webhook.
+async fn called(at: u64, point: CrashPoint) {
+    let mut post = Post::new().await;
+    *post.hook.usual.lock().unwrap() = Some(ok("{\"done\":true}"));
+    post.world.create("e/1", JSON).await;
+    post.world.store.crash_after(at, point);
+    persist(&mut post, async |post| post.subscribe("s", webhook()).await).await.unwrap();
+    for round in 0..3 {
+        persist(&mut post, async |post| append(post, round).await).await.unwrap();
+        let acked = async {
+            while !post.world.store.is_closed() {
+                let view = post.subs.show(&name("s")).await;
+                if view.is_ok_and(|v| v.streams.first().is_some_and(|s| s.acked == Offset::new(round + 1))) {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            false
+        };
+        if !tokio::time::timeout(Duration::from_secs(20), acked).await.expect("the webhook is called") {
+            post.killed().await;
+            until("the ack", async || (post.acked("s", "e/1").await == round + 1).then_some(())).await;
+        }
+    }
+    let mut wakes: BTreeMap<u64, (String, String)> = BTreeMap::new();
+    let mut last = 0;
+    for call in post.hook.calls() {
+        let generation = call["generation"].as_u64().unwrap();
+        let of = ["wake_id", "callback_token"].map(|member| call[member].as_str().unwrap().to_owned());
+        assert!(generation >= last, "no generation comes again");
+        last = generation;
+        let first = wakes.entry(generation).or_insert_with(|| (of[0].clone(), of[1].clone()));
+        assert_eq!(*first, (of[0].clone(), of[1].clone()), "one wake for a generation");
+    }
+    post.killed().await;
+    assert_eq!(post.acked("s", "e/1").await, 3);
+    assert_eq!(post.show("s").await.head.phase.name(), "idle");
+}
+
+#[tokio::test]
+async fn a_webhook_loses_nothing_whichever_commit_the_server_dies_in() {
+    for at in 0..24 {
+        for point in [CrashPoint::BeforeDurable, CrashPoint::AfterDurable] {
+            called(at, point).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_busy_is_asked_again() {
+    let post = Post::new().await;
+    post.world.create("w", JSON).await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    until("the event", async || (post.events().await == [1]).then_some(())).await;
+    post.world.store.fail_next(longhaul_store::CommitError::Full);
+    assert_eq!(post.claim("s").await.unwrap_err(), AskError::Write(WriteError::Full));
+    assert_eq!(post.claim("s").await.unwrap().generation, 1);
+}
