@@ -200,6 +200,21 @@ async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.base.strip_prefix("http://").unwrap()).await.unwrap()
 }
 
+/// Reads until a text came.
+async fn hears(socket: &mut TcpStream, text: &str) {
+    let mut seen = Vec::new();
+    let read = async {
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            let mut bytes = [0; 4096];
+            let count = socket.read(&mut bytes).await.unwrap();
+            assert!(count > 0, "the connection ended: {}", String::from_utf8_lossy(&seen));
+            seen.extend(&bytes[..count]);
+        }
+    };
+    let read = tokio::time::timeout(support::PATIENCE, read).await;
+    assert!(read.is_ok(), "{text} does not come: {}", String::from_utf8_lossy(&seen));
+}
+
 /// As many descriptors as this process may have.
 fn many_descriptors() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -265,19 +280,13 @@ async fn two_thousand_idle_connections_are_no_matter() {
         }
         readers.push(socket);
     }
+    for socket in readers.iter_mut().step_by(2) {
+        hears(socket, "event: control").await;
+    }
     let one = server.append("s", &[], "{\"n\":1}").await;
     assert_eq!((one.status, one.next()), (204, offset(1).as_str()));
     for socket in readers.iter_mut().step_by(2) {
-        let read = async {
-            let mut seen = Vec::new();
-            while !String::from_utf8_lossy(&seen).contains("data:[{\"n\":1}]") {
-                let mut bytes = [0; 4096];
-                let count = socket.read(&mut bytes).await.unwrap();
-                assert!(count > 0, "{}", String::from_utf8_lossy(&seen));
-                seen.extend(&bytes[..count]);
-            }
-        };
-        tokio::time::timeout(support::PATIENCE, read).await.expect("each reader gets what was appended");
+        hears(socket, "data:[{\"n\":1}]").await;
     }
     assert_eq!(server.get("/livez").await.0, 200);
 }
