@@ -3,8 +3,6 @@
 
 mod harbour;
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use harbour::{World, key, kind};
 use longhaul_engine::streams::{Append, AppendError, Create, CreateError, DeleteError, Happened, OpenError, ReadError};
@@ -358,7 +356,7 @@ async fn a_reader_that_waits_hears_of_messages_closure_and_deletion() {
             heard.push(happened);
             match happened {
                 Happened::Messages => {
-                    after = reader.read(after, longhaul_store::ReadLimit::default()).await.unwrap().next
+                    after = reader.read(after, longhaul_store::ReadLimit::default()).await.unwrap().next;
                 }
                 Happened::Closed | Happened::Deleted => return heard,
             }
@@ -366,7 +364,6 @@ async fn a_reader_that_waits_hears_of_messages_closure_and_deletion() {
     });
     tokio::task::yield_now().await;
     world.append("w", "x").await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1)).await;
     world.close("w", None).await.unwrap();
     assert_eq!(waiting.await.unwrap(), [Happened::Messages, Happened::Closed]);
     world.create("d", TEXT).await;
