@@ -7,7 +7,7 @@
 use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
@@ -350,8 +350,8 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
     metrics::counter!("longhaul_http_requests_total", "status" => status.as_u16().to_string()).increment(1);
     metrics::histogram!("longhaul_http_request_seconds").record(took.as_secs_f64());
     let took_us = took.as_micros() as u64;
-    // Reads are many and change nothing.
-    if method.is_safe() {
+    // Reads are many and change nothing; appends are as many, and the stream itself tells of them.
+    if method.is_safe() || method == Method::POST && path.starts_with("/v1/stream/") {
         tracing::debug!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
     } else {
         // Which run a request began or changed: from here on the log names that.
