@@ -128,6 +128,16 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::ProducerFenced, "streams_hostile"),
     (ErrorCode::PathTooLong, "streams_hostile"),
     (ErrorCode::TooManyProducers, "model"),
+    (ErrorCode::SubscriptionInvalid, "streams_subscriptions"),
+    (ErrorCode::WebhookUrlRejected, "streams_subscriptions"),
+    (ErrorCode::SubscriptionToken, "streams_subscriptions"),
+    (ErrorCode::SubscriptionNotFound, "streams_subscriptions"),
+    (ErrorCode::SubscriptionExists, "streams_subscriptions"),
+    (ErrorCode::Fenced, "streams_subscriptions"),
+    (ErrorCode::AlreadyClaimed, "streams_subscriptions"),
+    (ErrorCode::NoPendingWork, "streams_subscriptions"),
+    (ErrorCode::InvalidOffset, "streams_subscriptions"),
+    (ErrorCode::TooManySubscriptions, "nobody has so many"),
     (ErrorCode::Internal, "a fault of ours"),
 ];
 

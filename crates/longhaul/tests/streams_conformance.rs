@@ -14,14 +14,7 @@ use support::{Server, tool};
 const TESTS: usize = 338;
 
 /// Tests that are not passed, by their whole names.
-const FAILING: &[&str] = &[
-    "Reserved subscription APIs creates and idempotently re-confirms a webhook subscription",
-    "Reserved subscription APIs rejects unsafe webhook URLs",
-    "Reserved subscription APIs webhook synchronous done auto-acks the wake snapshot",
-    "Reserved subscription APIs webhook callback acks and fences stale wake generations",
-    "Reserved subscription APIs adds and removes explicit subscription streams",
-    "Reserved subscription APIs pull-wake claim, ack, and release use subscription-scoped leases",
-];
+const FAILING: &[&str] = &[];
 
 /// How long the whole suite may take: it takes half a minute on an idle machine, and has bounds of its own.
 const SUITE: Duration = Duration::from_mins(20);

@@ -46,9 +46,6 @@ impl Hook {
         until("a call", async || self.calls.lock().unwrap().get(number).cloned()).await
     }
 
-    async fn body(&self, number: usize) -> Value {
-        serde_json::from_str(&self.call(number).await.1).unwrap()
-    }
 }
 
 async fn ask(server: &Server, method: Method, path: &str, token: Option<&str>, body: &Value) -> Answer {
@@ -145,7 +142,7 @@ fn node_agrees(key: &Value, signed: &str, signature: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_that_fails_is_called_again_by_the_next_server() {
-    let hook = Hook::start(&[(500, "no"), (200, "{\"done\":true}")]).await;
+    let hook = Hook::start(&[(500, "no")]).await;
     let mut server = Server::start().await;
     assert_eq!(put(&server, "s", &webhook(&hook.url, 60_000)).await.status, 201);
     server.put("e/1", "application/json", &[]).await;
@@ -154,17 +151,21 @@ async fn a_webhook_that_fails_is_called_again_by_the_next_server() {
         Some(show(&server, "s").await).filter(|now| now["status"] == "failed")
     })
     .await;
-    assert_eq!((&failed["failures"], &failed["last_failure"]), (&json!(1), &json!("it answered 500")));
+    assert_eq!(failed["last_failure"], "it answered 500");
+    assert!(failed["failures"].as_u64().unwrap() > 0 && failed["next_attempt_at"].is_string());
     server.kill9();
+    let before = hook.calls.lock().unwrap().len();
+    *hook.answers.lock().unwrap() = vec![(200, "{\"done\":true}")];
     server.up().await;
-    let (first, second) = (hook.body(0).await, hook.body(1).await);
-    assert_eq!(first, second, "it is the same wake");
     until("the ack", async || {
         let now = show(&server, "s").await;
         (now["status"] == "active" && now["streams"][0]["acked_offset"] == offset(1)).then_some(())
     })
     .await;
-    assert_eq!(hook.calls.lock().unwrap().len(), 2);
+    let calls = hook.calls.lock().unwrap().clone();
+    assert!(calls.len() > before, "the next server called");
+    let bodies: Vec<Value> = calls.iter().map(|(_, body)| serde_json::from_str(body).unwrap()).collect();
+    assert!(bodies.iter().all(|body| *body == bodies[0]), "it is the same wake: {bodies:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
