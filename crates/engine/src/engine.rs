@@ -32,7 +32,8 @@ const SHARDS: usize = 64;
 pub struct Options {
     /// Where everything durable goes.
     pub store: Arc<dyn Store>,
-    /// Where run directories go, below `runs/`, and private working directories, below `work/`.
+    /// Where run directories go, below `runs/`, private working directories, below `work/`, and managed homes, below
+    /// `homes/`.
     pub data_dir: PathBuf,
     /// The program that is shim and demo agent; `/proc/self/exe` in the binary.
     pub exe: PathBuf,
@@ -205,6 +206,7 @@ impl Engine {
             }
         }
         self.sweep_sessions().await;
+        self.sweep_homes().await;
         if let Ok(tombstones) = self.store().records(crate::erase::TOMBSTONE, "", usize::MAX).await {
             for (_, value) in tombstones {
                 if let Ok(tombstone) = serde_json::from_slice::<crate::erase::Tombstone>(&value)
@@ -256,10 +258,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes the directories that were made for one run: its own, and the one it worked in.
+    /// Removes the directories that were made for one run: its own, the one it worked in, and its managed home.
     pub(crate) async fn remove_dirs(&self, name: &str) {
         crate::erase::remove_dir(&self.runs_dir().join(name)).await;
         crate::erase::remove_dir(&self.work_dir(name)).await;
+        crate::erase::remove_dir(&self.homes_dir(name)).await;
         crate::erase::remove_dir(&tmp_dir(name)).await;
     }
 
@@ -268,6 +271,9 @@ impl Engine {
         crate::erase::remove_dir(&self.runs_dir().join(&erased.dir)).await;
         if !erased.keeps_work {
             crate::erase::remove_dir(&self.work_dir(&erased.dir)).await;
+        }
+        if !erased.keeps_home {
+            crate::erase::remove_dir(&self.homes_dir(&erased.dir)).await;
         }
         crate::erase::remove_dir(&tmp_dir(&erased.dir)).await;
     }

@@ -25,6 +25,9 @@ pub(crate) struct Tombstone {
     /// Whether the directory that it worked in stays: a session has taken it over.
     #[serde(default)]
     pub(crate) keeps_work: bool,
+    /// The same of its managed home.
+    #[serde(default)]
+    pub(crate) keeps_home: bool,
 }
 
 pub(crate) fn tombstone_key(key: &RunKey) -> RecordKey {
@@ -48,8 +51,8 @@ impl Engine {
         let dir = crate::doc::Doc::decode(&row.doc).map(|doc| doc.dir).unwrap_or_default();
         // Nobody goes on with it meanwhile.
         let _session_alone = self.session_lock(&crate::resume::session_of(key)).lock().await;
-        let keeps_work = self.has_taken_dir(key, &dir).await?;
-        let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work };
+        let (keeps_work, keeps_home) = self.has_taken_dirs(key, &dir).await?;
+        let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work, keeps_home };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
         let mut records = vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false }];
         // Answers to operations on it: a repeat hears that the run is gone. One commit holds so many; more go later.
@@ -69,11 +72,30 @@ impl Engine {
 /// Removes a run's directory; what cannot be removed is said in the log and swept at the next start.
 pub(crate) async fn remove_dir(dir: &Path) {
     let path = dir.to_owned();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    let removed = tokio::task::spawn_blocking(move || {
+        let removed = std::fs::remove_dir_all(&path);
+        if !removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+            return removed;
+        }
+        // Caches of some programs are directories that nobody may write, their owner neither.
+        open_up(&path);
+        std::fs::remove_dir_all(&path)
+    })
+    .await;
     match removed {
         Ok(Ok(())) => {}
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
         Ok(Err(error)) => tracing::warn!(dir = %dir.display(), %error, "could not remove a run's directory"),
         Err(error) => tracing::warn!(dir = %dir.display(), %error, "the removal of a run's directory failed"),
+    }
+}
+
+/// Lets the owner write every directory below `dir`, links not followed; what cannot be changed stays.
+fn open_up(dir: &Path) {
+    let _ = std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
     }
 }

@@ -19,6 +19,7 @@ mod erase;
 mod error;
 mod files;
 mod format;
+mod homes;
 mod kin;
 mod lanes;
 mod owner;

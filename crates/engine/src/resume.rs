@@ -36,6 +36,8 @@ pub(crate) struct Seed {
     pub(crate) cwd: PathBuf,
     /// The name of its private directory, if it is one.
     pub(crate) dir: Option<String>,
+    /// The name of its managed home, if it has one.
+    pub(crate) home: Option<String>,
     /// The source's own session.
     pub(crate) source_session_id: Option<String>,
 }
@@ -79,6 +81,13 @@ impl Engine {
             let text = format!("its directory {} is no longer there", run.cwd);
             return Err(ResumeError::Impossible(text));
         }
+        if let Some(home) = &view.doc.home {
+            let home = self.homes_dir(home);
+            if !tokio::fs::metadata(&home).await.is_ok_and(|found| found.is_dir()) {
+                let text = format!("its managed home {} is no longer there", home.display());
+                return Err(ResumeError::Impossible(text));
+            }
+        }
         let named = crate::engine::session_key(of, &view.doc);
         let known = match &named {
             Some(key) => self.session(key).await?,
@@ -92,6 +101,7 @@ impl Engine {
             run: of.run.clone(),
             cwd: run.cwd.clone().into(),
             dir: view.doc.own_cwd.then(|| view.doc.dir.clone()),
+            home: view.doc.home.clone(),
             source_session_id: run.source_session_id.clone(),
         });
         let source = known.map_or_else(|| run.source_session_id.clone(), |session| session.source_session_id);
@@ -146,9 +156,11 @@ impl Engine {
         }
     }
 
-    /// Whether a session has taken over a run's private directory. The caller holds the session's lock.
-    pub(crate) async fn has_taken_dir(&self, run: &RunKey, dir: &str) -> Result<bool, StoreError> {
+    /// Whether a session has taken over a run's private directory, and whether its home. The caller holds the session's
+    /// lock.
+    pub(crate) async fn has_taken_dirs(&self, run: &RunKey, dir: &str) -> Result<(bool, bool), StoreError> {
         let session = self.session(&session_of(run)).await?;
-        Ok(session.is_some_and(|session| session.dir.as_deref() == Some(dir)))
+        let is = |name: &Option<String>| name.as_deref() == Some(dir);
+        Ok(session.map_or((false, false), |session| (is(&session.dir), is(&session.home))))
     }
 }

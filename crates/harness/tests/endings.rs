@@ -38,6 +38,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
         on_lost: longhaul_model::event::OnLost::Fail,
+        home: longhaul_model::event::Home::User,
         resumed_from: None,
         response_format: None,
     };

@@ -110,6 +110,7 @@ fn request(script: Script, dir: &Path) -> NewRun {
         mcp: None,
         approvals: None,
         budget: longhaul_model::event::Budget::default(),
+        home: None,
         contained: longhaul_engine::Contained::default(),
         trace: None,
         idle_ms: None,

@@ -82,6 +82,7 @@ fn recorded(path: &Path, harness: &str, good: bool) -> Vec<Event> {
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
         on_lost: longhaul_model::event::OnLost::Fail,
+        home: longhaul_model::event::Home::User,
         resumed_from: None,
         budget: longhaul_model::event::Budget::default(),
         response_format: None,

@@ -121,6 +121,7 @@ pub(super) fn new_run(
         idle_ms: run_limits.idle_ms,
         timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
         new_session: uuid::Uuid::new_v4().to_string(),
+        home: request.home,
         contained: Contained {
             memory_bytes_max: run_limits.memory_bytes_max,
             tasks_max: run_limits.tasks_max,

@@ -21,6 +21,7 @@ fn shown(app: &App, session: &Session) -> Value {
         "harness": session.harness,
         "model": session.model,
         "cwd": session.cwd,
+        "home": session.home(),
         "profile": session.profile,
         "source_session_id": session.source_session_id,
         "turns": session.turns,
