@@ -66,6 +66,9 @@ pub(crate) fn build(source: &Source<'_>) -> Vec<(String, String)> {
     env.extend(source.plan.env.iter().cloned());
     if let Some(trace) = &source.sealed.trace {
         env.insert("TRACEPARENT".to_owned(), trace.traceparent());
+        // That of the shell belongs to the shell's own trace.
+        env.remove("TRACESTATE");
+        env.extend(trace.state.iter().map(|state| ("TRACESTATE".to_owned(), state.clone())));
     }
     env.extend(source.sealed.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     env.insert("LONGHAUL_RUN_ID".to_owned(), source.key.run.to_string());

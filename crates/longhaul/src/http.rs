@@ -97,6 +97,8 @@ pub struct App {
     pub pulse: Arc<crate::pulse::Pulse>,
     /// Who may take this server's place.
     pub upgrades: Arc<crate::serve::Upgrades>,
+    /// Whether runs that are in nobody's trace begin one.
+    pub traces: bool,
 }
 
 impl std::fmt::Debug for App {

@@ -12,6 +12,7 @@ mod port_holder;
 mod pulse;
 pub mod serve;
 pub mod telemetry;
+pub mod traces;
 
 /// The version of this program.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

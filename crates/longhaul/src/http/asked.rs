@@ -116,7 +116,7 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, who: &Caller) 
     new.origin.note = request.note;
     new.sealed.turn = turn;
     new.after = request.previous;
-    super::trace::join(&mut new, headers);
+    super::trace::join(app, &mut new, headers);
     if super::models::needs_a_command(&new.harness) {
         let text = format!("{} is not a chat model; POST /v1/runs runs commands", new.harness);
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());

@@ -183,7 +183,7 @@ pub(super) async fn create(
     let project = caller.project(request.project.clone())?;
     let key = RunKey { project, run };
     let mut new = new_run(request, digest.clone(), key.clone(), &caller, ("runs", anonymous), None)?;
-    super::trace::join(&mut new, &headers);
+    super::trace::join(&app, &mut new, &headers);
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
     accepted(&app, &key, &digest, dispatched).await
 }
