@@ -407,7 +407,8 @@ async fn say_end(end: &End, notifier: &Notifier, no_more: &CancellationToken) {
 /// Whether the store takes a commit and gives it back. A refusal for want of room is an answer.
 async fn answers(store: &EmbeddedStore) -> bool {
     let key = RecordKey::new("node", "alive");
-    let write = RecordWrite { key: key.clone(), value: Some(bytes::Bytes::from_static(b"1")), only_new: false };
+    let write =
+        RecordWrite { key: key.clone(), value: Some(bytes::Bytes::from_static(b"1")), only_new: false, stamp: false };
     let committed = store.commit(Commit { records: vec![write], ..Commit::default() }).await;
     let taken = !matches!(committed, Err(CommitError::Unknown(_) | CommitError::Closed));
     taken && store.record(&key).await.is_ok()
