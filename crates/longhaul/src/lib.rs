@@ -3,6 +3,7 @@
 //! Job: the binary's parts: server, HTTP faces, client and command line. Everything that lasts is in the crates below.
 pub mod access;
 pub mod backup;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;
