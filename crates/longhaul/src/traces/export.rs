@@ -101,7 +101,7 @@ fn key() -> RecordKey {
 
 async fn save(store: &dyn Store, cursor: Option<Seq>) {
     let value = cursor.map(|cursor| Bytes::from(cursor.to_string()));
-    let write = RecordWrite { key: key(), value, only_new: false };
+    let write = RecordWrite { key: key(), value, only_new: false, stamp: false };
     // If it fails, the same spans are posted again after the next start.
     if let Err(error) = store.commit(Commit { records: vec![write], ..Commit::default() }).await {
         tracing::debug!(%error, "the cursor of traces is not durable");
