@@ -2,7 +2,7 @@
 
 use crate::acp;
 use crate::claude::Claude;
-use crate::codex::CODEX;
+use crate::codex::Codex;
 use crate::demo::Demo;
 use crate::exec::Exec;
 use crate::gemini::GEMINI;
@@ -13,7 +13,7 @@ use crate::passthrough::Passthrough;
 use crate::pi::PI;
 
 static ALL: [&dyn Harness; 12] =
-    [&acp::ANY, &Claude, &CODEX, &acp::COPILOT, &Demo, &Exec, &GEMINI, &KIMI, &OPENCODE, &Passthrough, &PI, &acp::QWEN];
+    [&acp::ANY, &Claude, &Codex, &acp::COPILOT, &Demo, &Exec, &GEMINI, &KIMI, &OPENCODE, &Passthrough, &PI, &acp::QWEN];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {
