@@ -168,3 +168,30 @@ pub const TOKEN_ROOTS_MAX: usize = 32;
 pub const SHARE_TTL_DEFAULT_MS: u64 = 3_600_000;
 /// How long at most: a week. Far below the life of a tombstone, so that no later run of the same id is shown by it.
 pub const SHARE_TTL_MAX_MS: u64 = 7 * 86_400_000;
+
+/// Bytes of a stream's path: fits a request line and a database key.
+pub const STREAM_PATH_BYTES_MAX: usize = 1_024;
+
+/// Bytes of a stream's content type: it stands in a header of every answer.
+pub const STREAM_CONTENT_TYPE_BYTES_MAX: usize = 255;
+
+/// Bytes of a producer's id: it is part of a database key.
+pub const STREAM_PRODUCER_ID_BYTES_MAX: usize = 256;
+
+/// Producers that one stream remembers; none is ever forgotten while the stream lives, so their number is bounded.
+pub const STREAM_PRODUCERS_MAX: u32 = 65_536;
+
+/// Bytes of a `Stream-Seq`: every append of the stream writes the last one again.
+pub const STREAM_SEQ_BYTES_MAX: usize = 256;
+
+/// Bytes of one message of a byte stream; a larger body is cut, so that no message dominates a page.
+pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Messages that one append may bring: what one commit of a store holds.
+pub const STREAM_APPEND_MESSAGES_MAX: usize = 200_000;
+
+/// Levels of a JSON message: far above what people nest, and a parser of it needs no more stack than that.
+pub const STREAM_JSON_DEPTH_MAX: usize = 1_024;
+
+/// Forks of forks with messages of their own, one above the other: each is one more stream that a read may touch.
+pub const STREAM_FORK_DEPTH_MAX: usize = 256;
