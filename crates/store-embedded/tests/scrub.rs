@@ -61,6 +61,7 @@ fn append(key: &RunKey, n: u64, stream: StreamId, after: u64, long: u64) -> Comm
         feed: vec![0],
         cursor: is_marked(n).then(|| MARK.into()),
         row: None,
+        keep_after: None,
     };
     Commit { streams: vec![write], ..Commit::default() }
 }
