@@ -202,11 +202,11 @@ impl Engine {
             Some(key) => Some(self.session_lock(key).lock().await),
             None => None,
         };
+        let seed = new.resumed.as_ref().and_then(|resumed| resumed.seed.as_ref());
         if let (Some(key), Some(after)) = (&session_key, &new.after) {
-            self.check_last(key, after).await?;
+            self.check_last(key, after, seed).await?;
         }
         self.is_there_to_resume(&new).await?;
-        let seed = new.resumed.as_ref().and_then(|resumed| resumed.seed.as_ref());
         let (session, said) = match &session_key {
             Some(key) => {
                 let (session, said) = self.join(key, &new.key, &mut new.harness, &mut new.sealed, seed).await?;

@@ -15,6 +15,15 @@ use crate::error::EraseError;
 /// The kind of tombstones' records.
 pub(crate) const TOMBSTONE: &str = "tombstone";
 
+/// The kind of the records that hold what a caller sent to be answered by a run, for the face that shows it again. They go
+/// with their runs.
+const INPUT: &str = "run_input";
+
+/// Where that is kept.
+pub fn input_key(key: &RunKey) -> RecordKey {
+    RecordKey::new(INPUT, key.to_string())
+}
+
 /// What is left of a deleted run for some weeks: its id stays taken.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Tombstone {
@@ -54,8 +63,10 @@ impl Engine {
         let (keeps_work, keeps_home) = self.has_taken_dirs(key, &dir).await?;
         let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work, keeps_home };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
-        let mut records =
-            vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false, stamp: false }];
+        let mut records = vec![
+            RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false, stamp: false },
+            RecordWrite { key: input_key(key), value: None, only_new: false, stamp: false },
+        ];
         // Answers to operations on it: a repeat hears that the run is gone. One commit holds so many; more go later.
         let (kind, prefix) = crate::cancel::operations_of(key);
         let most = longhaul_store::limits::COMMIT_RECORDS_MAX - records.len();

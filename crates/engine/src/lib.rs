@@ -45,6 +45,7 @@ pub use disk::{Disk, DiskFloor, DiskLow};
 pub use dispatch::{Dispatched, NewRun, Reserved};
 pub use doc::{Doc, Origin};
 pub use engine::{Drift, Engine, Options, ReaderGuard};
+pub use erase::input_key;
 pub use error::{AnswerError, CancelError, DispatchError, EraseError, InputError, ResumeError, SessionEraseError};
 pub use lanes::{LaneFull, Turn};
 pub use people::{Accepted, Question};

@@ -265,9 +265,16 @@ impl Engine {
         }
     }
 
-    /// Refuses a turn that goes on from another one than the session's last. The caller holds the session's lock.
-    pub(crate) async fn check_last(&self, key: &SessionKey, after: &RunId) -> Result<(), DispatchError> {
-        let last = self.session(key).await?.map(|session| session.last_run);
+    /// Refuses a turn that goes on from another one than the session's last, or than the run that it is made of. The
+    /// caller holds the session's lock.
+    pub(crate) async fn check_last(
+        &self,
+        key: &SessionKey,
+        after: &RunId,
+        seed: Option<&Seed>,
+    ) -> Result<(), DispatchError> {
+        let session = self.session(key).await?;
+        let last = session.map(|session| session.last_run).or_else(|| seed.map(|seed| seed.run.clone()));
         if last.as_ref() == Some(after) {
             return Ok(());
         }

@@ -84,7 +84,6 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::UpgradeRefused, "upgrade"),
     (ErrorCode::SessionConflict, "sessions"),
     (ErrorCode::SessionBusy, "sessions"),
-    (ErrorCode::NotResumable, "resume"),
     (ErrorCode::LogExpired, "retention"),
     (ErrorCode::SessionQueueFull, "sessions"),
     (ErrorCode::LimitUnenforceable, "containment"),
@@ -426,7 +425,6 @@ fn response_fields(table: &mut Table) {
         (json!({ "conversation": {} }), "invalid_field", "conversation"),
         (json!({ "conversation": "a", "session_id": "b" }), "invalid_field", "conversation"),
         (json!({ "previous_response_id": "live" }), "invalid_field", "previous_response_id"),
-        (json!({ "previous_response_id": "resp_done" }), "unsupported_field", "previous_response_id"),
         (json!({ "previous_response_id": "resp_done", "conversation": "s" }), "invalid_field", "previous_response_id"),
         (json!({ "prompt": { "id": "p" } }), "unsupported_field", "prompt"),
         (json!({ "moderation": {} }), "unsupported_field", "moderation"),
@@ -441,6 +439,8 @@ fn response_fields(table: &mut Table) {
         (json!({ "model": "claude" }), 503, "harness_missing", None),
         (json!({ "previous_response_id": "resp_nobody" }), 404, "run_not_found", Some("previous_response_id")),
         (json!({ "previous_response_id": "resp_gone" }), 410, "run_gone", Some("previous_response_id")),
+        (json!({ "previous_response_id": "resp_done" }), 409, "not_resumable", Some("previous_response_id")),
+        (json!({ "previous_response_id": "resp_live" }), 409, "run_not_ended", Some("previous_response_id")),
     ] {
         table.post(path, ask(more).to_string().as_bytes(), status, code, param);
     }
@@ -460,11 +460,24 @@ fn response_fields(table: &mut Table) {
         table.get(&format!("/v1/responses/{id}"), 400, "invalid_field", Some("id"));
         table.post(&format!("/v1/responses/{id}/cancel"), b"", 400, "invalid_field", Some("id"));
         table.with("DELETE", &format!("/v1/responses/{id}"), &[], b"", 400, "invalid_field", Some("id"));
+        table.get(&format!("/v1/responses/{id}/input_items"), 400, "invalid_field", Some("id"));
     }
     for stream in ["", "?stream=true"] {
         table.get(&format!("/v1/responses/resp_nobody{stream}"), 404, "run_not_found", None);
         table.get(&format!("/v1/responses/resp_gone{stream}"), 410, "run_gone", None);
     }
+    let items = "/v1/responses/resp_live/input_items";
+    for (query, code, param) in [
+        ("?limit=0", "invalid_field", "limit"),
+        ("?limit=101", "invalid_field", "limit"),
+        ("?order=up", "invalid_field", "order"),
+        ("?after=msg_live_in9", "invalid_cursor", "after"),
+        ("?before=x", "unknown_field", "before"),
+    ] {
+        table.get(&format!("{items}{query}"), 400, code, Some(param));
+    }
+    table.get("/v1/responses/resp_nobody/input_items", 404, "run_not_found", None);
+    table.get("/v1/responses/resp_gone/input_items", 410, "run_gone", None);
     table.get("/v1/responses/resp_live?project=other", 404, "run_not_found", None);
     table.get("/v1/responses/resp_live?nope=1", 400, "unknown_field", Some("nope"));
     table.get("/v1/responses/resp_live?stream=yes", 400, "invalid_field", Some("stream"));

@@ -66,6 +66,7 @@ const TABLE: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/responses/{id}", need(Scope::Read, Names::Query)),
     (Method::DELETE, "/v1/responses/{id}", need(Scope::Operate, Names::Query)),
     (Method::POST, "/v1/responses/{id}/cancel", need(Scope::Run, Names::Query)),
+    (Method::GET, "/v1/responses/{id}/input_items", need(Scope::Read, Names::Query)),
     (Method::GET, "/v1/models", need(Scope::Read, Names::Nothing)),
     (Method::POST, "/v1/prune", need(Scope::Operate, Names::Query)),
     (Method::GET, "/v1/tokens", need(Scope::Admin, Names::Nothing)),
