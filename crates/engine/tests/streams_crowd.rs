@@ -98,7 +98,7 @@ async fn crowd(paths: &'static [&'static str]) {
         .map(|at| {
             (
                 paths[at % paths.len()],
-                tokio::spawn(write(Arc::clone(&world), paths[at % paths.len()], format!("w{at}"))),
+                tokio::spawn(write(Arc::clone(&world), paths[at % paths.len()], format!("w{at}").into())),
             )
         })
         .collect();
