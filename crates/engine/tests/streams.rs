@@ -419,16 +419,22 @@ async fn nothing_is_answered_by_what_is_not_durable() {
     };
     let key = key("h");
     world.store.hold();
-    let first = world.streams.append(&key, append(0));
-    let repeated = world.streams.append(&key, append(0));
-    let gap = world.streams.append(&key, append(7));
-    let mut all = Box::pin(async { tokio::join!(first, repeated, gap) });
-    assert!(futures_util::poll!(&mut all).is_pending());
-    assert_eq!(world.store.held(), 1);
-    assert_eq!(world.read("h", 0).await.unwrap().0, [""; 0]);
-    assert!(futures_util::poll!(&mut all).is_pending());
+    let mut first = Box::pin(world.streams.append(&key, append(0)));
+    let mut repeated = Box::pin(world.streams.append(&key, append(0)));
+    let mut gap = Box::pin(world.streams.append(&key, append(7)));
+    let mut close = Box::pin(world.streams.append(&key, Append { close: true, ..Append::default() }));
+    for _ in 0..2 {
+        assert!(futures_util::poll!(&mut first).is_pending());
+        assert!(futures_util::poll!(&mut repeated).is_pending());
+        assert!(futures_util::poll!(&mut gap).is_pending());
+        assert_eq!(world.store.held(), 1);
+        assert_eq!(world.read("h", 0).await.unwrap().0, [""; 0]);
+        assert_eq!(world.streams.head(&key).await.unwrap().tail, Offset::ZERO);
+    }
+    assert!(futures_util::poll!(&mut close).is_pending());
     world.store.release();
-    let (first, repeated, gap) = all.await;
+    assert!(close.await.unwrap().new);
+    let (first, repeated, gap) = (first.await, repeated.await, gap.await);
     assert_eq!((first.unwrap().new, repeated.unwrap().new), (true, false));
     assert_eq!(refusal(gap.err()), Some(Refusal::Gap { expected: 1, received: 7 }));
 }
@@ -459,6 +465,53 @@ async fn a_commit_that_fails_takes_no_other_answer_with_it() {
     assert_eq!(refusal(answers[5].clone().err()), Some(Refusal::Gap { expected: 0, received: 1 }));
     assert_eq!(world.texts("h").await, ["x", "x", "x"]);
     assert!(world.append_as("h", "y", Some(("a", 0, 0))).await.unwrap().new);
+}
+
+#[tokio::test]
+async fn after_a_failure_everybody_keeps_the_place_that_was_taken() {
+    let world = World::new().await;
+    world.create("h", TEXT).await;
+    let body = Bytes::from_static(b"x");
+    let append = |id, seq| Append {
+        body: Some(&body),
+        content_type: Some(TEXT),
+        producer: Some(Producer { id, epoch: 0, seq }),
+        ..Append::default()
+    };
+    let key = key("h");
+    world.store.hold();
+    world.store.fail_next(CommitError::Full);
+    let mut failing = Box::pin(world.streams.append(&key, append("a", 0)));
+    let mut first = Box::pin(world.streams.append(&key, append("b", 0)));
+    let mut second = Box::pin(world.streams.append(&key, append("b", 1)));
+    for waiting in [&mut failing, &mut first, &mut second] {
+        assert!(futures_util::poll!(waiting).is_pending());
+    }
+    world.store.release();
+    // They hear of it in another order than they came in, and one more comes.
+    assert!(futures_util::poll!(&mut second).is_pending());
+    let mut third = Box::pin(world.streams.append(&key, append("b", 2)));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    assert_eq!(failing.await.unwrap_err(), AppendError::Write(WriteError::Full));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    assert!(futures_util::poll!(&mut second).is_pending());
+    for (answer, next) in [(first.await, 1), (second.await, 2), (third.await, 3)] {
+        assert_eq!(answer.map(|appended| (appended.new, appended.next)), Ok((true, Offset::new(next))));
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_was_not_stored_counts_after_a_kill() {
+    let mut world = World::new().await;
+    let create = Create { lifetime: Lifetime::TtlSeconds(80), ..Create::default() };
+    world.create_as("r", create).await.unwrap();
+    world.clock.pass(9_000);
+    let _ = world.read("r", 0).await.unwrap();
+    world.killed().await;
+    world.clock.pass(79_000);
+    assert!(world.streams.head(&key("r")).await.is_ok());
+    world.clock.pass(3_000);
+    assert_eq!(world.streams.head(&key("r")).await.unwrap_err(), OpenError::NotFound);
 }
 
 #[tokio::test]
