@@ -147,6 +147,7 @@ fn an_answer_lost_at_a_retry_is_not_in_the_text() {
     assert_eq!(short("opencode/drop", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("pi/drop", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("pi-0.87.1/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("pi-rpc/two-inputs", ExitHow::Exited(0)), completed("I wait.\n\nBoth.\n\nThird."));
     assert_eq!(short("codex/failed-event", ExitHow::Exited(1)), failed("upstream", "Part."));
     assert_eq!(short("codex/failed-event-then-same", ExitHow::Exited(0)), completed("Part."));
     assert_eq!(short("codex/failed-event-then-more", ExitHow::Exited(0)), completed("Part.\n\nPart. And more."));
@@ -203,6 +204,8 @@ fn a_provider_s_error_is_a_failure_with_its_code() {
         ("pi/err429", "rate_limited"),
         ("pi/err500", "upstream"),
         ("pi-0.87.1/err400", "upstream"),
+        ("pi-rpc/err400", "upstream"),
+        ("pi-rpc/nokey", "not_logged_in"),
         ("pi-0.87.1/err429", "rate_limited"),
         ("pi-0.87.1/err500", "upstream"),
         ("pi-0.87.1/refused", "upstream"),

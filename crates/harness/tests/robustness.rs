@@ -108,6 +108,7 @@ fn a_line_with_any_member_of_another_shape_never_panics_and_never_outgrows_the_s
         "opencode/err401",
         "pi/err401",
         "pi-0.87.1/drop",
+        "pi-rpc/live-input",
     ] {
         let recorded = replay::one(name);
         let mut parser = recorded.harness.parser(None).unwrap();
@@ -310,6 +311,10 @@ fn a_message_of_pi_with_many_blocks_and_long_errors_fit_the_state() {
             let event = serde_json::json!({"type":kind,"contentIndex":index,"delta":"x"});
             shown += feed(&mut *pi, serde_json::json!({"type":"message_update","assistantMessageEvent":event}));
         }
+    }
+    for number in 0..20 {
+        let id = format!("input/{number:0>36}");
+        feed(&mut *pi, serde_json::json!({"type":"response","id":id,"command":"prompt","success":true}));
     }
     assert_eq!(shown, 128, "past so many blocks the rest waits for the whole message");
     let failed =

@@ -95,7 +95,42 @@ async fn codex_takes_a_message_while_it_works() {
     it_takes_a_message_while_it_works(Agent::Codex).await;
 }
 
-/// A message that comes while the model answers takes the place of that answer: what was shown of it is taken back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_takes_a_message_while_it_works() {
+    it_takes_a_message_while_it_works(Agent::Pi).await;
+}
+
+/// A message that comes with Pi's last word is answered after it; one by one, and each once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_with_pis_last_word_are_answered_after_it() {
+    let stage = Stage::new().await;
+    let gate = Gate::new(&stage.server.dir.path().join("gate"));
+    let turns = json!([
+        { "text": ["Slow", "ly."], "gate": gate.dir() }, { "text": "One." }, { "text": "Two." }, { "text": "Never." },
+    ]);
+    if stage.start(Agent::Pi, "late", &turns, &json!({})).await.is_none() {
+        return;
+    }
+    until("the model to be asked", async || (!stage.model.requests("late").await.is_empty()).then_some(())).await;
+    stage.say("late", "The first.").await;
+    stage.say("late", "The second.").await;
+    gate.open_all();
+    let run = stage.server.end("late").await;
+    let told = [&run["status"], &run["output_text"], &run["unknown_lines"], &run["exit"]];
+    assert_eq!(
+        told,
+        [&json!("completed"), &json!("Slowly.\n\nOne.\n\nTwo."), &json!(0), &json!({ "code": 0 })],
+        "{run}"
+    );
+    assert_eq!(stage.told("late", "The first.").await, [false, true, true]);
+    assert_eq!(stage.told("late", "The second.").await, [false, false, true]);
+    let events = stage.server.events("late").await;
+    assert_log(&events);
+    assert_eq!((count(&events, "input.accepted"), count(&events, "input.delivered")), (2, 2));
+    assert_no_process(&stage.server.data()).await;
+}
+
+/// A message that comes while Codex answers takes the place of that answer: what was shown of it is taken back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_takes_the_place_of_codexs_answer() {
     let stage = Stage::new().await;

@@ -59,6 +59,7 @@ pub fn all() -> Vec<Recorded> {
         ("passthrough", "passthrough"),
         ("pi", "pi"),
         ("pi-0.87.1", "pi"),
+        ("pi-rpc", "pi"),
         ("qwen", "qwen"),
     ] {
         for entry in std::fs::read_dir(folder().join(dir)).unwrap() {

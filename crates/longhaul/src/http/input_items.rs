@@ -34,7 +34,7 @@ struct Record {
 /// The write that keeps the input of a run.
 pub(super) fn write(key: &RunKey, input: Value) -> RecordWrite {
     let value = serde_json::to_vec(&Record { v: VERSION, input }).unwrap_or_default();
-    RecordWrite { key: input_key(key), value: Some(value.into()), only_new: false }
+    RecordWrite { key: input_key(key), value: Some(value.into()), only_new: false, stamp: false }
 }
 
 /// The handler.
