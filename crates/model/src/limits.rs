@@ -146,6 +146,21 @@ pub const TAG_BYTES_MAX: usize = 255;
 /// How long a comment keeps an idle event stream open: proxies cut at 30 s to 60 s.
 pub const SSE_KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How long a long poll of a stream waits where nothing says otherwise: what other servers of the protocol wait.
+pub const STREAM_LONG_POLL: Duration = Duration::from_secs(30);
+/// How long at most: proxies cut what is silent for longer.
+pub const STREAM_LONG_POLL_MAX: Duration = Duration::from_mins(5);
+
+/// How long a live reader of a stream is served over one connection, a fifth more or less: caches in between may put
+/// later readers together only when connections end. Source: the Durable Streams protocol, section 5.8.
+pub const STREAM_SSE_LIFE: Duration = Duration::from_secs(60);
+
+/// Bytes of one page of a stream, and one message more: large enough that the request costs little beside them.
+pub const STREAM_PAGE_BYTES: usize = 1 << 20;
+
+/// Bytes that one live reader of a stream holds at a time, and one message more.
+pub const STREAM_LIVE_BYTES: usize = 64 << 10;
+
 /// How long a chat retry without an id may look back for the run it repeats.
 pub const CHAT_RETRY_WINDOW: Duration = Duration::from_hours(1);
 
