@@ -67,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) dirs: Dirs,
     pub(crate) recovery: Counters,
     pub(crate) probes: crate::probe::Probes,
+    pub(crate) unsettled: crate::gone::Unsettled,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
     /// Locks for whoever writes a session's record; taken after a run's, never before.
@@ -109,6 +110,7 @@ impl Engine {
             dirs: Dirs::default(),
             recovery: Counters::default(),
             probes: crate::probe::Probes::default(),
+            unsettled: crate::gone::Unsettled::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             session_shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
@@ -178,7 +180,7 @@ impl Engine {
         let engine = self.clone();
         self.spawn(async move {
             engine.sweep().await;
-            engine.retain_for_ever().await;
+            tokio::join!(engine.clone().retain_for_ever(), engine.settle_erasures());
         });
         Ok(())
     }

@@ -37,6 +37,9 @@ pub(crate) struct Tombstone {
     /// The same of its managed home.
     #[serde(default)]
     pub(crate) keeps_home: bool,
+    /// When nothing of it was left in the data directory; not yet, if nothing.
+    #[serde(default)]
+    pub(crate) bytes_gone_at: Option<Timestamp>,
 }
 
 pub(crate) fn tombstone_key(key: &RunKey) -> RecordKey {
@@ -45,7 +48,8 @@ pub(crate) fn tombstone_key(key: &RunKey) -> RecordKey {
 }
 
 impl Engine {
-    /// Erases a run that is over. When this returns its bytes are gone.
+    /// Erases a run that is over. When this returns nobody sees anything of it, and its files are removed; when its bytes
+    /// are gone is told by [`Engine::wait_gone`].
     ///
     /// # Errors
     /// [`EraseError`]; nothing is erased then.
@@ -61,7 +65,8 @@ impl Engine {
         // Nobody goes on with it meanwhile.
         let _session_alone = self.session_lock(&crate::resume::session_of(key)).lock().await;
         let (keeps_work, keeps_home) = self.has_taken_dirs(key, &dir).await?;
-        let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work, keeps_home };
+        let tombstone =
+            Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work, keeps_home, bytes_gone_at: None };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
         let mut records = vec![
             RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false, stamp: false },
@@ -82,6 +87,7 @@ impl Engine {
         if !dir.is_empty() {
             self.remove_dirs_of(&tombstone).await;
         }
+        self.unsettled_run(key, &tombstone);
         Ok(())
     }
 }
@@ -89,22 +95,30 @@ impl Engine {
 /// Removes a run's directory; what cannot be removed is said in the log and swept at the next start.
 pub(crate) async fn remove_dir(dir: &Path) {
     let path = dir.to_owned();
-    let removed = tokio::task::spawn_blocking(move || {
-        let removed = std::fs::remove_dir_all(&path);
-        if !removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
-            return removed;
-        }
-        // Caches of some programs are directories that nobody may write, their owner neither.
-        open_up(&path);
-        std::fs::remove_dir_all(&path)
-    })
-    .await;
+    let removed = tokio::task::spawn_blocking(move || remove_all(&path)).await;
     match removed {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
         Ok(Err(error)) => tracing::warn!(dir = %dir.display(), %error, "could not remove a run's directory"),
         Err(error) => tracing::warn!(dir = %dir.display(), %error, "the removal of a run's directory failed"),
     }
+}
+
+/// Removes a directory that may be there.
+///
+/// # Errors
+/// Of the file system; some of it may be gone.
+pub(crate) fn remove_all(path: &Path) -> std::io::Result<()> {
+    let absent = |result: std::io::Result<()>| match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    let removed = absent(std::fs::remove_dir_all(path));
+    if !removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+        return removed;
+    }
+    // Caches of some programs are directories that nobody may write, their owner neither.
+    open_up(path);
+    absent(std::fs::remove_dir_all(path))
 }
 
 /// Lets the owner write every directory below `dir`, links not followed; what cannot be changed stays.

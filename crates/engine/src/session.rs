@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::engine::Engine;
 use crate::error::{DispatchError, SessionEraseError};
+use crate::gone::SessionGone;
 use crate::resume::Seed;
 use crate::sealed::Sealed;
 
@@ -231,7 +232,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`SessionEraseError`]; nothing is deleted then.
-    pub async fn erase_session(&self, key: &SessionKey) -> Result<(), SessionEraseError> {
+    pub async fn erase_session(&self, key: &SessionKey) -> Result<SessionGone, SessionEraseError> {
         let _alone = self.session_lock(key).lock().await;
         let Some(session) = self.session(key).await? else { return Err(SessionEraseError::NotFound) };
         let until = std::time::Instant::now() + LEAVE;
@@ -245,14 +246,16 @@ impl Engine {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         // The session goes last: a crash in between leaves one whose turns are not all known.
-        let mut gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
-        gone.push(RecordWrite { key: key.record(), value: None, only_new: false, stamp: false });
-        for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX) {
+        let gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
+        let erased = SessionGone::new(key, &session);
+        let last = [RecordWrite { key: key.record(), value: None, only_new: false }, erased.write()];
+        for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX).chain([&last[..]]) {
             let commit = Commit { records: part.to_vec(), urgency: Urgency::Reserve, ..Commit::default() };
             self.store().commit(commit).await?;
         }
         self.remove_dirs_of_session(&session).await;
-        Ok(())
+        self.unsettled_session(&erased);
+        Ok(erased)
     }
 
     /// Removes the directories that were made for a session.

@@ -314,11 +314,10 @@ impl Client {
         self.decode(self.send(call).await?).await
     }
 
-    /// Erases an ended run.
-    pub async fn delete(&self, project: &ProjectId, run: &RunId) -> Result<Value, ClientError> {
-        let call = self
-            .request(Method::DELETE, &format!("/v1/runs/{run}"), &[("project", project.to_string())])
-            .timeout(CALL_TIMEOUT);
+    /// Erases an ended run, and waits for its bytes to be gone, at most `wait`.
+    pub async fn delete(&self, project: &ProjectId, run: &RunId, wait: Duration) -> Result<Value, ClientError> {
+        let pairs = [("project", project.to_string()), ("wait_ms", wait.as_millis().to_string())];
+        let call = self.request(Method::DELETE, &format!("/v1/runs/{run}"), &pairs).timeout(CALL_TIMEOUT + wait);
         self.decode(self.send(call).await?).await
     }
 

@@ -30,8 +30,10 @@ pub(super) fn snapshot(view: &View, text: bool) -> Snapshot {
 pub(super) async fn view(app: &App, key: &RunKey) -> Result<View, Failure> {
     match app.engine.view(key).await? {
         Some(view) => Ok(view),
-        None if app.engine.is_gone(key).await? => Err(reply::gone(key)),
-        None => Err(reply::not_found(key)),
+        None => Err(match app.engine.erased(key).await? {
+            Some(erased) => reply::erased(key, &erased),
+            None => reply::not_found(key),
+        }),
     }
 }
 
@@ -284,10 +286,16 @@ pub(super) async fn erase(
     PathId(id): PathId,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Failure> {
-    let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;
+    let query = Query::parse(raw.as_deref(), &["project", "wait_ms"])?;
+    let key = query.key(&id)?;
+    let wait = query.wait()?;
     forget(&app, &key).await?;
+    let bytes_gone_at = app.engine.wait_gone(&key, wait).await?;
     let gone = ["events", "row", "output", "secrets", "directories that longhaul made"];
-    Ok(Json(json!({ "id": key.run, "object": "run.deleted", "deleted": true, "gone": gone })).into_response())
+    let body = json!({
+        "id": key.run, "object": "run.deleted", "deleted": true, "gone": gone, "bytes_gone_at": bytes_gone_at,
+    });
+    Ok(Json(body).into_response())
 }
 
 /// `GET /v1/runs/{id}/why`.
