@@ -99,7 +99,7 @@ impl SessionGone {
     /// The write, in the commit that erases the session, by which a later start knows of it.
     pub(crate) fn write(&self) -> RecordWrite {
         let value = serde_json::to_vec(&self.left).unwrap_or_default();
-        RecordWrite { key: self.record.clone(), value: Some(value.into()), only_new: false }
+        RecordWrite { key: self.record.clone(), value: Some(value.into()), only_new: false, stamp: false }
     }
 }
 
@@ -260,7 +260,7 @@ impl Engine {
             if found.is_empty() {
                 return Ok(());
             }
-            let records = found.into_iter().map(|(key, _)| RecordWrite { key, value: None, only_new: false }).collect();
+            let records = found.into_iter().map(|(key, _)| RecordWrite { key, value: None, only_new: false, stamp: false }).collect();
             let commit = Commit { records, urgency: Urgency::Reserve, ..Commit::default() };
             self.store().commit(commit).await.map_err(|error| error.to_string())?;
         }
@@ -270,7 +270,7 @@ impl Engine {
         let mut writes = Vec::with_capacity(records.len());
         for key in records {
             if key.kind == ERASED_SESSION {
-                writes.push(RecordWrite { key: key.clone(), value: None, only_new: false });
+                writes.push(RecordWrite { key: key.clone(), value: None, only_new: false, stamp: false });
                 continue;
             }
             // It may have been forgotten meanwhile.
@@ -278,7 +278,7 @@ impl Engine {
             let Ok(mut tombstone) = serde_json::from_slice::<Tombstone>(&bytes) else { continue };
             tombstone.bytes_gone_at = Some(now);
             let value = serde_json::to_vec(&tombstone).unwrap_or_default();
-            writes.push(RecordWrite { key: key.clone(), value: Some(value.into()), only_new: false });
+            writes.push(RecordWrite { key: key.clone(), value: Some(value.into()), only_new: false, stamp: false });
         }
         let commit = Commit { records: writes, urgency: Urgency::Reserve, ..Commit::default() };
         if commit.records.is_empty() {

@@ -248,7 +248,7 @@ impl Engine {
         // The session goes last: a crash in between leaves one whose turns are not all known.
         let gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
         let erased = SessionGone::new(key, &session);
-        let last = [RecordWrite { key: key.record(), value: None, only_new: false }, erased.write()];
+        let last = [RecordWrite { key: key.record(), value: None, only_new: false, stamp: false }, erased.write()];
         for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX).chain([&last[..]]) {
             let commit = Commit { records: part.to_vec(), urgency: Urgency::Reserve, ..Commit::default() };
             self.store().commit(commit).await?;
