@@ -61,7 +61,10 @@ async fn write(world: Arc<World>, path: &'static str, name: Arc<str>) -> HashMap
                 }
                 Err(AppendError::Write(WriteError::Full | WriteError::Busy)) => failed = true,
                 Err(AppendError::Refused { refusal: Refusal::Gap { expected, received }, .. }) => {
-                    assert!(failed && expected == next && received == seq, "{name} {seq}: a false gap at {expected}");
+                    // One that comes while a failure is dealt with may be seen before those that wait for that.
+                    let ours = next <= expected && expected < received && received == seq;
+                    assert!(ours, "{name} {seq}: a gap after {next} at {expected}");
+                    failed = true;
                 }
                 Err(error) => panic!("{name} {seq}: {error}"),
             }
