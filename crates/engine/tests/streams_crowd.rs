@@ -61,9 +61,9 @@ async fn write(world: Arc<World>, path: &'static str, name: Arc<str>) -> HashMap
                 }
                 Err(AppendError::Write(WriteError::Full | WriteError::Busy)) => failed = true,
                 Err(AppendError::Refused { refusal: Refusal::Gap { expected, received }, .. }) => {
-                    // One that comes while a failure is dealt with may be seen before those that wait for that.
-                    let ours = next <= expected && expected < received && received == seq;
-                    assert!(ours, "{name} {seq}: a gap after {next} at {expected}");
+                    // One that comes while a failure is dealt with may be decided before those of its writer that came
+                    // earlier and wait, not submitted yet, for that: it is refused, and nothing of it is stored.
+                    assert!(expected < received && received == seq, "{name} {seq}: a gap at {expected}");
                     failed = true;
                 }
                 Err(error) => panic!("{name} {seq}: {error}"),
@@ -89,7 +89,8 @@ async fn crowd(paths: &'static [&'static str]) {
                     tokio::task::yield_now().await;
                 }
                 round += 1;
-                if round % 3 == 0 {
+                // Failures that nobody meets would pile up until nothing succeeds.
+                if round % 3 == 0 && world.store.held() > 0 {
                     world.store.fail_next(CommitError::Full);
                 }
                 world.store.release();
