@@ -260,7 +260,10 @@ impl Engine {
             if found.is_empty() {
                 return Ok(());
             }
-            let records = found.into_iter().map(|(key, _)| RecordWrite { key, value: None, only_new: false, stamp: false }).collect();
+            let records = found
+                .into_iter()
+                .map(|(key, _)| RecordWrite { key, value: None, only_new: false, stamp: false })
+                .collect();
             let commit = Commit { records, urgency: Urgency::Reserve, ..Commit::default() };
             self.store().commit(commit).await.map_err(|error| error.to_string())?;
         }

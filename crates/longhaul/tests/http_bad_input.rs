@@ -397,7 +397,7 @@ fn chat_fields(table: &mut Table) {
     table.post("/v1/chat/completions?stream=true", body.as_bytes(), 400, "unknown_field", Some("stream"));
 }
 
-/// Fields of a request for a response, and its addresses.
+/// Fields of a request for a response.
 fn response_fields(table: &mut Table) {
     let ask = |more: Value| {
         let mut body = json!({ "model": "demo/echo", "input": "hi" });
@@ -466,7 +466,10 @@ fn response_fields(table: &mut Table) {
     let cursor: &[(&str, &[u8])] = &[("last-event-id", b"-1")];
     table.with("POST", path, cursor, streamed.as_bytes(), 400, "invalid_cursor", Some("Last-Event-ID"));
     table.post("/v1/responses?stream=true", plain.as_bytes(), 400, "unknown_field", Some("stream"));
+}
 
+/// Where responses are asked for, read and stopped.
+fn response_addresses(table: &mut Table) {
     for id in ["live", "resp_", "resp_a%2Fb", "RESP_live", "%ff"] {
         table.get(&format!("/v1/responses/{id}"), 400, "invalid_field", Some("id"));
         table.post(&format!("/v1/responses/{id}/cancel"), b"", 400, "invalid_field", Some("id"));
@@ -715,6 +718,7 @@ async fn every_bad_request_is_refused_by_name_and_leaves_nothing() {
     command_fields(&mut table, file.to_str().unwrap());
     chat_fields(&mut table);
     response_fields(&mut table);
+    response_addresses(&mut table);
     addresses(&mut table);
     envelopes(&mut table);
     let nobody = table.with("DELETE", "/v1/tokens/nobody", &[], b"", 404, "token_not_found", None);
