@@ -72,6 +72,7 @@ const KNOWN: &[&str] = &[
     "timeout_ms",
     "limits",
     "confine",
+    "home",
     "tags",
     "on_disconnect",
     "response_format",
@@ -500,6 +501,7 @@ mod tests {
                 timeout_ms: 1,
                 budget: longhaul_model::event::Budget::default(),
                 on_lost: longhaul_model::event::OnLost::Fail,
+                home: longhaul_model::event::Home::User,
                 resumed_from: None,
                 response_format: None,
             }

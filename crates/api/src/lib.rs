@@ -16,7 +16,7 @@ pub mod talk;
 
 pub use access::{Scope, ShareReply, ShareRequest, TokenInfo, TokenList, TokenRequest};
 pub use error::{ErrorBody, ErrorCode, Problem};
-pub use request::{Confine, OnCwdBusy, OnDisconnect, OnLost, Permissions, RunLimits, RunRequest};
+pub use request::{Confine, Home, OnCwdBusy, OnDisconnect, OnLost, Permissions, RunLimits, RunRequest};
 pub use server::{LiveProof, ServerInfo};
 pub use snapshot::{CancelReply, EventList, Links, Queue, RunList, Snapshot, Why};
 pub use talk::{Approval, ApprovalList, InputReply, OpenApproval};

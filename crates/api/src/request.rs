@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-pub use longhaul_model::event::OnLost;
+pub use longhaul_model::event::{Home, OnLost};
 use longhaul_model::policy::Policy;
 use longhaul_model::{ProjectId, RunId, SessionId, canonical, limits};
 use serde::de::value::MapAccessDeserializer;
@@ -189,6 +189,8 @@ pub struct RunRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confine: Option<Confine>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub on_lost: Option<OnLost>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_disconnect: Option<OnDisconnect>,
@@ -228,6 +230,7 @@ impl RunRequest {
         "timeout_ms",
         "limits",
         "confine",
+        "home",
         "on_lost",
         "on_disconnect",
         "on_cwd_busy",

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use longhaul_model::event::{Cost, ExitInfo, Failure, OnLost, Usage};
+use longhaul_model::event::{Cost, ExitInfo, Failure, Home, OnLost, Usage};
 use longhaul_model::projection::{Attempt, Projection};
 use longhaul_model::{ProjectId, RunId, Seq, SessionId, Status, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,8 @@ pub struct Snapshot {
     #[serde(default)]
     pub attempt_log: Vec<Attempt>,
     #[serde(default)]
+    pub home: Home,
+    #[serde(default)]
     pub on_lost: OnLost,
     #[serde(default)]
     pub resumed_from: Option<RunId>,
@@ -127,6 +129,7 @@ impl Snapshot {
             queue: None,
             attempts: run.attempts,
             attempt_log: run.attempt_log.clone(),
+            home: run.home,
             on_lost: run.on_lost,
             resumed_from: run.resumed_from.clone(),
             session_id: run.session_id.clone(),

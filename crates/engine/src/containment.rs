@@ -62,6 +62,8 @@ pub(crate) struct Site<'a> {
     /// Its working directory, and whether Longhaul made that.
     pub(crate) cwd: &'a Path,
     pub(crate) own_cwd: bool,
+    /// Its managed home, if it has one.
+    pub(crate) home: Option<&'a Path>,
     /// Its private directory for temporary files.
     pub(crate) tmp: &'a Path,
     /// The agent's environment.
@@ -134,10 +136,17 @@ impl Containment {
         let bwrap = bubblewrap(site.path)?;
         let (cwd, tmp) = (real(site.cwd)?, real(site.tmp)?);
         let value = |name: &str| site.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        let home =
-            value("HOME").and_then(|home| real(Path::new(home)).ok()).filter(|home| home.as_path() != Path::new("/"));
-        let mut writable = state_of(site.harness, home.as_deref(), value);
         let mut own = vec![tmp];
+        let (home, mut writable) = if let Some(home) = site.home {
+            // All of the agent's state is in it.
+            own.push(real(home)?);
+            (None, vec![])
+        } else {
+            let home = value("HOME").and_then(|home| real(Path::new(home)).ok());
+            let home = home.filter(|home| home.as_path() != Path::new("/"));
+            let state = state_of(site.harness, home.as_deref(), value);
+            (home, state)
+        };
         if site.own_cwd {
             own.push(cwd.clone());
         } else {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use longhaul_harness::{Harness, PlanError};
-use longhaul_model::event::{Driver, EventData, InputDelivered, OnLost, RunCreated, Warning};
+use longhaul_model::event::{Driver, EventData, Home, InputDelivered, OnLost, RunCreated, Warning};
 use longhaul_model::projection::Projection;
 use longhaul_model::{Event, RunId, RunKey, Seq, SessionId, Status, StreamId, event};
 use longhaul_store::{Commit, CommitError, RecordWrite};
@@ -22,6 +22,7 @@ use crate::dirs::{self, Stay};
 use crate::doc::{self, Doc, Origin};
 use crate::engine::Engine;
 use crate::error::DispatchError;
+use crate::homes::{self, HomeOwner};
 use crate::lanes::Turn;
 use crate::owner::{Line, Owner};
 use crate::places::{Place, Who};
@@ -201,11 +202,11 @@ impl Engine {
             Some(key) => Some(self.session_lock(key).lock().await),
             None => None,
         };
+        let seed = new.resumed.as_ref().and_then(|resumed| resumed.seed.as_ref());
         if let (Some(key), Some(after)) = (&session_key, &new.after) {
-            self.check_last(key, after).await?;
+            self.check_last(key, after, seed).await?;
         }
         self.is_there_to_resume(&new).await?;
-        let seed = new.resumed.as_ref().and_then(|resumed| resumed.seed.as_ref());
         let (session, said) = match &session_key {
             Some(key) => {
                 let (session, said) = self.join(key, &new.key, &mut new.harness, &mut new.sealed, seed).await?;
@@ -248,6 +249,9 @@ impl Engine {
                 });
             }
         }
+        if new.sealed.home == Some(Home::Managed) {
+            homes::check(&new.sealed)?;
+        }
         self.check_format(&new.sealed).await?;
         self.inner.options.containment.check(&new.sealed.contained)?;
         self.check_confine(&new.sealed, harness.name(), own_cwd).await?;
@@ -279,9 +283,8 @@ impl Engine {
         if let (Err(error), Some(session)) = (&accepted, &session)
             && !matches!(error, DispatchError::Commit(CommitError::Unknown(_)))
             && made_dir
-            && let Some(dir) = &session.dir
         {
-            crate::erase::remove_dir(&self.work_dir(dir)).await;
+            self.remove_dirs_of_session(session).await;
         }
         let doc = accepted?;
         let shared = Arc::new(Shared::new(new.key.clone(), doc.0, doc.1));
@@ -298,7 +301,7 @@ impl Engine {
         }
         let checked = tokio::task::spawn_blocking(move || {
             let (env, tmp, path) = (&[], Path::new("/"), engine.search_path());
-            let site = Site { confine, harness, cwd: &cwd, own_cwd, tmp, env, path };
+            let site = Site { confine, home: None, harness, cwd: &cwd, own_cwd, tmp, env, path };
             engine.inner.options.containment.check_confine(&site)
         });
         let why = |error: tokio::task::JoinError| error.to_string();
@@ -348,6 +351,7 @@ impl Engine {
             digest: new.digest.clone(),
             session_id: new.session.clone(),
             cwd: new.sealed.cwd.to_string_lossy().into_owned(),
+            home: new.sealed.home.unwrap_or_default(),
             tags: new.tags.clone(),
             timeout_ms: new.sealed.timeout_ms,
             budget: new.sealed.budget,
@@ -381,6 +385,7 @@ impl Engine {
             metadata: new.metadata.clone(),
             dir: dir.to_owned(),
             own_cwd,
+            home: home_of(&new.sealed, dir, session),
             turn: session.map_or(0, |session| session.turns),
             origin: new.origin.clone(),
             cancel_on_disconnect: new.cancel_on_disconnect,
@@ -390,7 +395,12 @@ impl Engine {
         let run_dir = self.runs_dir().join(dir);
         let (sealed, key, path) = (new.sealed.clone(), new.key.clone(), run_dir.clone());
         let cwd = own_cwd.then(|| new.sealed.cwd.clone());
-        let written = tokio::task::spawn_blocking(move || prepare(&path, &key, &sealed, cwd.as_deref())).await;
+        let home = doc.home.as_ref().map(|name| (self.homes_dir(name), home_owner(&new.key, &doc)));
+        let written = tokio::task::spawn_blocking(move || {
+            prepare(&path, &key, &sealed, cwd.as_deref())?;
+            home.map_or(Ok(()), |(dir, owner)| homes::make(&dir, &owner))
+        });
+        let written = written.await;
         let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
         if let Err(source) = written {
             self.remove_dirs(dir).await;
@@ -454,6 +464,22 @@ impl Engine {
 /// A session of the run's project.
 fn in_project(run: &RunKey, id: &SessionId) -> SessionKey {
     SessionKey { project: run.project.clone(), id: id.clone() }
+}
+
+/// The name of the managed home that a run has, if it has one: its session's, or its own.
+fn home_of(sealed: &Sealed, dir: &str, session: Option<&Session>) -> Option<String> {
+    match session {
+        Some(session) => session.home.clone(),
+        None => (sealed.home == Some(Home::Managed)).then(|| dir.to_owned()),
+    }
+}
+
+/// Whose a run's managed home is, where it must be made.
+pub(crate) fn home_owner(key: &RunKey, doc: &Doc) -> HomeOwner {
+    match &doc.run.session_id {
+        Some(id) => HomeOwner::Session(in_project(key, id)),
+        None => HomeOwner::Run(key.clone()),
+    }
 }
 
 /// Makes the run's directory with its sealed request and its owner's name, and its private working directory.

@@ -53,6 +53,9 @@ pub struct Doc {
     /// Whether the working directory is one that we made.
     #[serde(default)]
     pub own_cwd: bool,
+    /// The name of its managed home below `homes/`, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
     /// Which turn of its session it is, from 1; zero if it is none.
     #[serde(default)]
     pub turn: u64,

@@ -32,7 +32,8 @@ const SHARDS: usize = 64;
 pub struct Options {
     /// Where everything durable goes.
     pub store: Arc<dyn Store>,
-    /// Where run directories go, below `runs/`, and private working directories, below `work/`.
+    /// Where run directories go, below `runs/`, private working directories, below `work/`, and managed homes, below
+    /// `homes/`.
     pub data_dir: PathBuf,
     /// The program that is shim and demo agent; `/proc/self/exe` in the binary.
     pub exe: PathBuf,
@@ -66,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) dirs: Dirs,
     pub(crate) recovery: Counters,
     pub(crate) probes: crate::probe::Probes,
+    pub(crate) unsettled: crate::gone::Unsettled,
     live: Mutex<HashMap<RunKey, Live>>,
     shards: Vec<tokio::sync::Mutex<()>>,
     /// Locks for whoever writes a session's record; taken after a run's, never before.
@@ -108,6 +110,7 @@ impl Engine {
             dirs: Dirs::default(),
             recovery: Counters::default(),
             probes: crate::probe::Probes::default(),
+            unsettled: crate::gone::Unsettled::default(),
             live: Mutex::default(),
             shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
             session_shards: (0..SHARDS).map(|_| tokio::sync::Mutex::default()).collect(),
@@ -177,7 +180,7 @@ impl Engine {
         let engine = self.clone();
         self.spawn(async move {
             engine.sweep().await;
-            engine.retain_for_ever().await;
+            tokio::join!(engine.clone().retain_for_ever(), engine.settle_erasures());
         });
         Ok(())
     }
@@ -205,6 +208,7 @@ impl Engine {
             }
         }
         self.sweep_sessions().await;
+        self.sweep_homes().await;
         if let Ok(tombstones) = self.store().records(crate::erase::TOMBSTONE, "", usize::MAX).await {
             for (_, value) in tombstones {
                 if let Ok(tombstone) = serde_json::from_slice::<crate::erase::Tombstone>(&value)
@@ -256,10 +260,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Removes the directories that were made for one run: its own, and the one it worked in.
+    /// Removes the directories that were made for one run: its own, the one it worked in, and its managed home.
     pub(crate) async fn remove_dirs(&self, name: &str) {
         crate::erase::remove_dir(&self.runs_dir().join(name)).await;
         crate::erase::remove_dir(&self.work_dir(name)).await;
+        crate::erase::remove_dir(&self.homes_dir(name)).await;
         crate::erase::remove_dir(&tmp_dir(name)).await;
     }
 
@@ -268,6 +273,9 @@ impl Engine {
         crate::erase::remove_dir(&self.runs_dir().join(&erased.dir)).await;
         if !erased.keeps_work {
             crate::erase::remove_dir(&self.work_dir(&erased.dir)).await;
+        }
+        if !erased.keeps_home {
+            crate::erase::remove_dir(&self.homes_dir(&erased.dir)).await;
         }
         crate::erase::remove_dir(&tmp_dir(&erased.dir)).await;
     }

@@ -3,11 +3,13 @@
 //! Job: one pure function. Never: lets the server's secrets through; reads the environment itself.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use longhaul_harness::Plan;
 use longhaul_model::RunKey;
 use longhaul_model::event::Driver;
 
+use crate::homes;
 use crate::sealed::Sealed;
 
 /// Names that are ours to set and nobody's to pass on.
@@ -33,6 +35,8 @@ pub(crate) struct Source<'a> {
     pub(crate) address: &'a str,
     /// A private directory for temporary files, for agents.
     pub(crate) tmp: Option<&'a str>,
+    /// Its managed home, if it has one.
+    pub(crate) home: Option<&'a Path>,
 }
 
 /// The variables, by name.
@@ -55,9 +59,16 @@ pub(crate) fn build(source: &Source<'_>) -> Vec<(String, String)> {
     if let Some(tmp) = source.tmp {
         env.insert("TMPDIR".to_owned(), tmp.to_owned());
     }
+    if let Some(home) = source.home {
+        env.retain(|name, _| !homes::rules(name));
+        env.extend(homes::variables(home));
+    }
     env.extend(source.plan.env.iter().cloned());
     if let Some(trace) = &source.sealed.trace {
         env.insert("TRACEPARENT".to_owned(), trace.traceparent());
+        // That of the shell belongs to the shell's own trace.
+        env.remove("TRACESTATE");
+        env.extend(trace.state.iter().map(|state| ("TRACESTATE".to_owned(), state.clone())));
     }
     env.extend(source.sealed.env.iter().map(|(name, value)| (name.clone(), value.clone())));
     env.insert("LONGHAUL_RUN_ID".to_owned(), source.key.run.to_string());

@@ -15,6 +15,15 @@ use crate::error::EraseError;
 /// The kind of tombstones' records.
 pub(crate) const TOMBSTONE: &str = "tombstone";
 
+/// The kind of the records that hold what a caller sent to be answered by a run, for the face that shows it again. They go
+/// with their runs.
+const INPUT: &str = "run_input";
+
+/// Where that is kept.
+pub fn input_key(key: &RunKey) -> RecordKey {
+    RecordKey::new(INPUT, key.to_string())
+}
+
 /// What is left of a deleted run for some weeks: its id stays taken.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Tombstone {
@@ -25,6 +34,12 @@ pub(crate) struct Tombstone {
     /// Whether the directory that it worked in stays: a session has taken it over.
     #[serde(default)]
     pub(crate) keeps_work: bool,
+    /// The same of its managed home.
+    #[serde(default)]
+    pub(crate) keeps_home: bool,
+    /// When nothing of it was left in the data directory; not yet, if nothing.
+    #[serde(default)]
+    pub(crate) bytes_gone_at: Option<Timestamp>,
 }
 
 pub(crate) fn tombstone_key(key: &RunKey) -> RecordKey {
@@ -33,7 +48,8 @@ pub(crate) fn tombstone_key(key: &RunKey) -> RecordKey {
 }
 
 impl Engine {
-    /// Erases a run that is over. When this returns its bytes are gone.
+    /// Erases a run that is over. When this returns nobody sees anything of it, and its files are removed; when its bytes
+    /// are gone is told by [`Engine::wait_gone`].
     ///
     /// # Errors
     /// [`EraseError`]; nothing is erased then.
@@ -48,11 +64,14 @@ impl Engine {
         let dir = crate::doc::Doc::decode(&row.doc).map(|doc| doc.dir).unwrap_or_default();
         // Nobody goes on with it meanwhile.
         let _session_alone = self.session_lock(&crate::resume::session_of(key)).lock().await;
-        let keeps_work = self.has_taken_dir(key, &dir).await?;
-        let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work };
+        let (keeps_work, keeps_home) = self.has_taken_dirs(key, &dir).await?;
+        let tombstone =
+            Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work, keeps_home, bytes_gone_at: None };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
-        let mut records =
-            vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false, stamp: false }];
+        let mut records = vec![
+            RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false, stamp: false },
+            RecordWrite { key: input_key(key), value: None, only_new: false, stamp: false },
+        ];
         // Answers to operations on it: a repeat hears that the run is gone. One commit holds so many; more go later.
         let (kind, prefix) = crate::cancel::operations_of(key);
         let most = longhaul_store::limits::COMMIT_RECORDS_MAX - records.len();
@@ -68,6 +87,7 @@ impl Engine {
         if !dir.is_empty() {
             self.remove_dirs_of(&tombstone).await;
         }
+        self.unsettled_run(key, &tombstone);
         Ok(())
     }
 }
@@ -75,11 +95,38 @@ impl Engine {
 /// Removes a run's directory; what cannot be removed is said in the log and swept at the next start.
 pub(crate) async fn remove_dir(dir: &Path) {
     let path = dir.to_owned();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(path)).await;
+    let removed = tokio::task::spawn_blocking(move || remove_all(&path)).await;
     match removed {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {}
         Ok(Err(error)) => tracing::warn!(dir = %dir.display(), %error, "could not remove a run's directory"),
         Err(error) => tracing::warn!(dir = %dir.display(), %error, "the removal of a run's directory failed"),
+    }
+}
+
+/// Removes a directory that may be there.
+///
+/// # Errors
+/// Of the file system; some of it may be gone.
+pub(crate) fn remove_all(path: &Path) -> std::io::Result<()> {
+    let absent = |result: std::io::Result<()>| match result {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    };
+    let removed = absent(std::fs::remove_dir_all(path));
+    if !removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+        return removed;
+    }
+    // Caches of some programs are directories that nobody may write, their owner neither.
+    open_up(path);
+    absent(std::fs::remove_dir_all(path))
+}
+
+/// Lets the owner write every directory below `dir`, links not followed; what cannot be changed stays.
+fn open_up(dir: &Path) {
+    let _ = std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
     }
 }

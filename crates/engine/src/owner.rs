@@ -46,6 +46,7 @@ use longhaul_model::{Event, Seq, Timestamp};
 use longhaul_store::{Commit, ReadLimit, RecordWrite, StoreError, Urgency};
 use tokio::sync::{mpsc, oneshot};
 
+pub(crate) use self::attempt::private_dir;
 use self::commit::Refused;
 pub(crate) use self::people::{NewAnswer, NewInput};
 use crate::cursor::Cursor;

@@ -36,6 +36,8 @@ pub(crate) struct Seed {
     pub(crate) cwd: PathBuf,
     /// The name of its private directory, if it is one.
     pub(crate) dir: Option<String>,
+    /// The name of its managed home, if it has one.
+    pub(crate) home: Option<String>,
     /// The source's own session.
     pub(crate) source_session_id: Option<String>,
 }
@@ -60,15 +62,52 @@ impl Engine {
     ///
     /// # Errors
     /// [`ResumeError`]; nothing is stored and nothing was started then.
-    pub async fn resume(&self, of: &RunKey, mut new: NewRun) -> Result<Dispatched, ResumeError> {
-        let Some(view) = self.view(of).await? else {
-            return Err(if self.is_gone(of).await? { ResumeError::Gone } else { ResumeError::NotFound });
-        };
-        let run = &view.doc.run;
+    pub async fn resume(&self, of: &RunKey, new: NewRun) -> Result<Dispatched, ResumeError> {
+        let view = self.view_to_resume(of).await?;
         // Asked again, it is what it was.
         if self.attach(&new.key, &new.digest).await? {
             return Ok(Dispatched::Attached);
         }
+        let new = self.going_on(of, &view, new).await?;
+        Ok(self.dispatch(new).await?)
+    }
+
+    /// Makes of a run that names harness, model and directory by itself one that goes on with a run that is over and has
+    /// no session: the first turn of the session that is made for it. With that run as its `after` it is refused at dispatch if another
+    /// was first.
+    ///
+    /// # Errors
+    /// [`ResumeError`], with a `SessionConflict` where it names others than that run's.
+    pub async fn continued(&self, of: &RunKey, new: NewRun) -> Result<NewRun, ResumeError> {
+        let view = self.view_to_resume(of).await?;
+        let run = &view.doc.run;
+        let cwd = (!new.sealed.cwd.as_os_str().is_empty()).then(|| new.sealed.cwd.to_string_lossy().into_owned());
+        for (field, expected, received) in [
+            ("harness", Some(&run.harness), Some(&new.harness)),
+            ("model", run.model.as_ref(), new.sealed.model.as_ref()),
+            ("cwd", Some(&run.cwd), cwd.as_ref()),
+        ] {
+            // A command has no session to be at odds with.
+            if run.driver == Driver::Harness && received.is_some() && received != expected {
+                let (expected, received) = (expected.cloned(), received.cloned());
+                let session = session_of(of).id;
+                return Err(DispatchError::SessionConflict { session, field, expected, received }.into());
+            }
+        }
+        self.going_on(of, &view, new).await
+    }
+
+    async fn view_to_resume(&self, of: &RunKey) -> Result<View, ResumeError> {
+        match self.view(of).await? {
+            Some(view) => Ok(view),
+            None if self.is_gone(of).await? => Err(ResumeError::Gone),
+            None => Err(ResumeError::NotFound),
+        }
+    }
+
+    /// Fills in what a run that goes on takes over.
+    async fn going_on(&self, of: &RunKey, view: &View, mut new: NewRun) -> Result<NewRun, ResumeError> {
+        let run = &view.doc.run;
         if !run.status.is_terminal() {
             return Err(ResumeError::NotEnded);
         }
@@ -78,6 +117,13 @@ impl Engine {
         if !tokio::fs::metadata(&run.cwd).await.is_ok_and(|found| found.is_dir()) {
             let text = format!("its directory {} is no longer there", run.cwd);
             return Err(ResumeError::Impossible(text));
+        }
+        if let Some(home) = &view.doc.home {
+            let home = self.homes_dir(home);
+            if !tokio::fs::metadata(&home).await.is_ok_and(|found| found.is_dir()) {
+                let text = format!("its managed home {} is no longer there", home.display());
+                return Err(ResumeError::Impossible(text));
+            }
         }
         let named = crate::engine::session_key(of, &view.doc);
         let known = match &named {
@@ -92,12 +138,13 @@ impl Engine {
             run: of.run.clone(),
             cwd: run.cwd.clone().into(),
             dir: view.doc.own_cwd.then(|| view.doc.dir.clone()),
+            home: view.doc.home.clone(),
             source_session_id: run.source_session_id.clone(),
         });
         let source = known.map_or_else(|| run.source_session_id.clone(), |session| session.source_session_id);
         let asked = new.sealed.prompt.take().unwrap_or_else(|| GO_ON.to_owned());
         if source.is_none() {
-            let story = self.story(&view).await?;
+            let story = self.story(view).await?;
             if story.is_empty() {
                 let text = "its agent told of no session, and its events of no work".to_owned();
                 return Err(ResumeError::Impossible(text));
@@ -114,7 +161,7 @@ impl Engine {
         }
         new.session = Some(key.id);
         new.resumed = Some(Resumed { run: of.run.clone(), seed });
-        Ok(self.dispatch(new).await?)
+        Ok(new)
     }
 
     /// An ended run, retold.
@@ -146,9 +193,11 @@ impl Engine {
         }
     }
 
-    /// Whether a session has taken over a run's private directory. The caller holds the session's lock.
-    pub(crate) async fn has_taken_dir(&self, run: &RunKey, dir: &str) -> Result<bool, StoreError> {
+    /// Whether a session has taken over a run's private directory, and whether its home. The caller holds the session's
+    /// lock.
+    pub(crate) async fn has_taken_dirs(&self, run: &RunKey, dir: &str) -> Result<(bool, bool), StoreError> {
         let session = self.session(&session_of(run)).await?;
-        Ok(session.is_some_and(|session| session.dir.as_deref() == Some(dir)))
+        let is = |name: &Option<String>| name.as_deref() == Some(dir);
+        Ok(session.map_or((false, false), |session| (is(&session.dir), is(&session.home))))
     }
 }

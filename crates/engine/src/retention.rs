@@ -128,7 +128,7 @@ impl Engine {
                     Ok(()) => crate::erase::remove_dir(&going).await,
                     Err(error) => tracing::warn!(dir = %output.display(), %error, "could not put old output aside"),
                 }
-                bytes_of(self.work_dir(&run.dir)).await
+                self.kept_files(&run.dir).await
             } else {
                 self.files(&run.dir).await
             };
@@ -222,6 +222,21 @@ impl Engine {
         }
     }
 
+    /// Whether there is an ended run like this.
+    pub(crate) async fn any_run(&self, is: impl Fn(&Doc) -> bool) -> Result<bool, StoreError> {
+        let mut before: Option<StreamId> = None;
+        loop {
+            let page = self.store().runs(RunFilter { before, limit: PAGE, ..RunFilter::default() }).await?;
+            if page.rows.iter().any(|row| Doc::decode(&row.doc).map_or(true, |doc| is(&doc))) {
+                return Ok(true);
+            }
+            match page.rows.last() {
+                Some(last) if page.more => before = Some(last.stream),
+                _ => return Ok(false),
+            }
+        }
+    }
+
     /// Erases a run; whether this did it.
     async fn erase_old(&self, key: &RunKey) -> Result<bool, StoreError> {
         match self.erase(key).await {
@@ -236,7 +251,12 @@ impl Engine {
 
     /// Bytes of a run's files.
     async fn files(&self, dir: &str) -> u64 {
-        bytes_of(self.runs_dir().join(dir)).await + bytes_of(self.work_dir(dir)).await
+        bytes_of(self.runs_dir().join(dir)).await + self.kept_files(dir).await
+    }
+
+    /// Bytes of a run's files but for its output.
+    async fn kept_files(&self, dir: &str) -> u64 {
+        bytes_of(self.work_dir(dir)).await + bytes_of(self.homes_dir(dir)).await
     }
 }
 

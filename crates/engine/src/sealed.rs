@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use longhaul_harness::{Mcp, Permissions};
 use longhaul_model::RunKey;
-use longhaul_model::event::Budget;
+use longhaul_model::event::{Budget, Home};
 use longhaul_model::policy::Policy;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,9 @@ pub struct Sealed {
     pub timeout_ms: u64,
     /// The session id that we choose for a CLI that lets us.
     pub new_session: String,
+    /// Whose home it has. Nothing is that of its session, or the user's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
     /// What it may do to the machine.
     #[serde(default)]
     pub contained: Contained,

@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+use longhaul_model::event::Home;
 use longhaul_model::{ProjectId, RunId, RunKey, SessionId, Timestamp, limits};
 use longhaul_store::{Commit, RecordKey, RecordWrite, StoreError, Urgency};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use serde_json::json;
 
 use crate::engine::Engine;
 use crate::error::{DispatchError, SessionEraseError};
+use crate::gone::SessionGone;
 use crate::resume::Seed;
 use crate::sealed::Sealed;
 
@@ -29,7 +31,7 @@ const DIR_PREFIX: &str = "session-";
 const LEAVE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A session's identity.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionKey {
     /// The project its id is unique in.
     pub project: ProjectId,
@@ -61,6 +63,9 @@ pub struct Session {
     pub cwd: PathBuf,
     /// The name of the private directory below `work/`, if we made one.
     pub dir: Option<String>,
+    /// The name of the managed home of every turn below `homes/`; none is the user's own home.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
     /// A digest of the other fields that shape the agent.
     pub profile: String,
     /// The source's own session, once it is known.
@@ -89,6 +94,11 @@ pub struct PendingInput {
 }
 
 impl Session {
+    /// Whose home every turn has.
+    pub fn home(&self) -> Home {
+        if self.home.is_some() { Home::Managed } else { Home::User }
+    }
+
     /// The write that makes it durable.
     pub(crate) fn write(&self, key: &SessionKey) -> RecordWrite {
         let value = serde_json::to_vec(self).unwrap_or_default();
@@ -142,6 +152,12 @@ impl Session {
                 return conflict("model", self.model.as_deref(), Some(model));
             }
             Some(_) => {}
+        }
+        match sealed.home {
+            Some(home) if home != self.home() => {
+                return conflict("home", Some(self.home().as_str()), Some(home.as_str()));
+            }
+            _ => sealed.home = Some(self.home()),
         }
         if sealed.cwd.as_os_str().is_empty() {
             sealed.cwd.clone_from(&self.cwd);
@@ -216,7 +232,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`SessionEraseError`]; nothing is deleted then.
-    pub async fn erase_session(&self, key: &SessionKey) -> Result<(), SessionEraseError> {
+    pub async fn erase_session(&self, key: &SessionKey) -> Result<SessionGone, SessionEraseError> {
         let _alone = self.session_lock(key).lock().await;
         let Some(session) = self.session(key).await? else { return Err(SessionEraseError::NotFound) };
         let until = std::time::Instant::now() + LEAVE;
@@ -230,21 +246,38 @@ impl Engine {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         // The session goes last: a crash in between leaves one whose turns are not all known.
-        let mut gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
-        gone.push(RecordWrite { key: key.record(), value: None, only_new: false, stamp: false });
-        for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX) {
+        let gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
+        let erased = SessionGone::new(key, &session);
+        let last = [RecordWrite { key: key.record(), value: None, only_new: false, stamp: false }, erased.write()];
+        for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX).chain([&last[..]]) {
             let commit = Commit { records: part.to_vec(), urgency: Urgency::Reserve, ..Commit::default() };
             self.store().commit(commit).await?;
         }
+        self.remove_dirs_of_session(&session).await;
+        self.unsettled_session(&erased);
+        Ok(erased)
+    }
+
+    /// Removes the directories that were made for a session.
+    pub(crate) async fn remove_dirs_of_session(&self, session: &Session) {
         if let Some(dir) = &session.dir {
             crate::erase::remove_dir(&self.work_dir(dir)).await;
         }
-        Ok(())
+        if let Some(home) = &session.home {
+            crate::erase::remove_dir(&self.homes_dir(home)).await;
+        }
     }
 
-    /// Refuses a turn that goes on from another one than the session's last. The caller holds the session's lock.
-    pub(crate) async fn check_last(&self, key: &SessionKey, after: &RunId) -> Result<(), DispatchError> {
-        let last = self.session(key).await?.map(|session| session.last_run);
+    /// Refuses a turn that goes on from another one than the session's last, or than the run that it is made of. The
+    /// caller holds the session's lock.
+    pub(crate) async fn check_last(
+        &self,
+        key: &SessionKey,
+        after: &RunId,
+        seed: Option<&Seed>,
+    ) -> Result<(), DispatchError> {
+        let session = self.session(key).await?;
+        let last = session.map(|session| session.last_run).or_else(|| seed.map(|seed| seed.run.clone()));
         if last.as_ref() == Some(after) {
             return Ok(());
         }
@@ -298,6 +331,14 @@ impl Engine {
             }
             dir
         };
+        let home = match seed {
+            Some(seed) => seed.home.clone(),
+            None if sealed.home == Some(Home::Managed) => {
+                Some(format!("{DIR_PREFIX}{}", uuid::Uuid::now_v7().simple()))
+            }
+            None => None,
+        };
+        sealed.home = Some(if home.is_some() { Home::Managed } else { Home::User });
         let session = Session {
             v: VERSION,
             id: key.id.clone(),
@@ -306,6 +347,7 @@ impl Engine {
             model: sealed.model.clone(),
             cwd: sealed.cwd.clone(),
             dir,
+            home,
             profile: profile(sealed),
             source_session_id: seed.and_then(|seed| seed.source_session_id.clone()),
             turns: 1,
@@ -322,24 +364,29 @@ impl Engine {
         session.profile != profile(sealed)
     }
 
-    /// Removes private directories of sessions that were never accepted.
-    pub(crate) async fn sweep_sessions(&self) {
-        let _alone = self.inner.making.write().await;
-        let mut dirs = std::collections::HashSet::new();
+    /// Every session of every project.
+    pub(crate) async fn all_sessions(&self) -> Result<Vec<Session>, StoreError> {
+        let page = longhaul_store::limits::RECORDS_MAX;
+        let mut all = Vec::new();
         let mut after = String::new();
         loop {
-            let page = longhaul_store::limits::RECORDS_MAX;
-            let Ok(known) = self.store().records_after(KIND, "", &after, page).await else { return };
+            let known = self.store().records_after(KIND, "", &after, page).await?;
             for (key, bytes) in &known {
-                // What cannot be read may name any of them.
-                let Ok(session) = Session::decode(&key.id, bytes) else { return };
-                dirs.extend(session.dir);
+                all.push(Session::decode(&key.id, bytes)?);
             }
             match known.last() {
                 Some((last, _)) if known.len() == page => after.clone_from(&last.id),
-                _ => break,
+                _ => return Ok(all),
             }
         }
+    }
+
+    /// Removes private directories of sessions that were never accepted.
+    pub(crate) async fn sweep_sessions(&self) {
+        let _alone = self.inner.making.write().await;
+        // What cannot be read may name any of them.
+        let Ok(sessions) = self.all_sessions().await else { return };
+        let dirs: std::collections::HashSet<_> = sessions.into_iter().filter_map(|session| session.dir).collect();
         let work = self.work_dir("");
         let names = tokio::task::spawn_blocking(move || -> Vec<String> {
             let entries = std::fs::read_dir(work).into_iter().flatten().flatten();

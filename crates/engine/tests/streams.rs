@@ -433,8 +433,8 @@ async fn nothing_is_answered_by_what_is_not_durable() {
     }
     assert!(futures_util::poll!(&mut close).is_pending());
     world.store.release();
-    assert!(close.await.unwrap().new);
-    let (first, repeated, gap) = (first.await, repeated.await, gap.await);
+    let (close, first, repeated, gap) = tokio::join!(close, first, repeated, gap);
+    assert!(close.unwrap().new);
     assert_eq!((first.unwrap().new, repeated.unwrap().new), (true, false));
     assert_eq!(refusal(gap.err()), Some(Refusal::Gap { expected: 1, received: 7 }));
 }

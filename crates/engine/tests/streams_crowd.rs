@@ -61,7 +61,10 @@ async fn write(world: Arc<World>, path: &'static str, name: Arc<str>) -> HashMap
                 }
                 Err(AppendError::Write(WriteError::Full | WriteError::Busy)) => failed = true,
                 Err(AppendError::Refused { refusal: Refusal::Gap { expected, received }, .. }) => {
-                    assert!(failed && expected == next && received == seq, "{name} {seq}: a false gap at {expected}");
+                    // One that comes while a failure is dealt with may be decided before those of its writer that came
+                    // earlier and wait, not submitted yet, for that: it is refused, and nothing of it is stored.
+                    assert!(expected < received && received == seq, "{name} {seq}: a gap at {expected}");
+                    failed = true;
                 }
                 Err(error) => panic!("{name} {seq}: {error}"),
             }
@@ -86,7 +89,8 @@ async fn crowd(paths: &'static [&'static str]) {
                     tokio::task::yield_now().await;
                 }
                 round += 1;
-                if round % 3 == 0 {
+                // Failures that nobody meets would pile up until nothing succeeds.
+                if round % 3 == 0 && world.store.held() > 0 {
                     world.store.fail_next(CommitError::Full);
                 }
                 world.store.release();
@@ -98,7 +102,7 @@ async fn crowd(paths: &'static [&'static str]) {
         .map(|at| {
             (
                 paths[at % paths.len()],
-                tokio::spawn(write(Arc::clone(&world), paths[at % paths.len()], format!("w{at}"))),
+                tokio::spawn(write(Arc::clone(&world), paths[at % paths.len()], format!("w{at}").into())),
             )
         })
         .collect();

@@ -2,7 +2,7 @@
 
 use crate::acp;
 use crate::claude::Claude;
-use crate::codex::CODEX;
+use crate::codex::Codex;
 use crate::demo::Demo;
 use crate::exec::Exec;
 use crate::gemini::GEMINI;
@@ -10,10 +10,10 @@ use crate::harness::Harness;
 use crate::kimi::KIMI;
 use crate::opencode::OPENCODE;
 use crate::passthrough::Passthrough;
-use crate::pi::PI;
+use crate::pi::Pi;
 
 static ALL: [&dyn Harness; 12] =
-    [&acp::ANY, &Claude, &CODEX, &acp::COPILOT, &Demo, &Exec, &GEMINI, &KIMI, &OPENCODE, &Passthrough, &PI, &acp::QWEN];
+    [&acp::ANY, &Claude, &Codex, &acp::COPILOT, &Demo, &Exec, &GEMINI, &KIMI, &OPENCODE, &Passthrough, &Pi, &acp::QWEN];
 
 /// Every harness, by name in order.
 pub fn all() -> &'static [&'static dyn Harness] {

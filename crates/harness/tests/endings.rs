@@ -38,6 +38,7 @@ fn ending(name: &str, how: ExitHow) -> Ending {
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
         on_lost: longhaul_model::event::OnLost::Fail,
+        home: longhaul_model::event::Home::User,
         resumed_from: None,
         response_format: None,
     };
@@ -107,7 +108,14 @@ fn a_tool_run_has_its_text_its_calls_its_tokens_and_its_cost() {
 
 #[test]
 fn tokens_from_the_cache_are_not_counted_twice() {
-    for name in ["claude/partial", "codex/reasoning", "gemini/reasoning", "opencode/reasoning", "pi/reasoning"] {
+    for name in [
+        "claude/partial",
+        "codex/reasoning",
+        "codex-app-server/text",
+        "gemini/reasoning",
+        "opencode/reasoning",
+        "pi/reasoning",
+    ] {
         let usage = ending(name, ExitHow::Exited(0)).totals.usage.unwrap();
         assert_eq!((usage.input_tokens, usage.cache_read_tokens), (Some(600), Some(400)), "{name}");
     }
@@ -134,9 +142,12 @@ fn an_answer_lost_at_a_retry_is_not_in_the_text() {
     assert_eq!(short("claude/cut-off-shown", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("claude/drop-shown-then-500", ExitHow::Exited(1)), failed("upstream", ""));
     assert_eq!(short("codex/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("codex-app-server/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("codex-app-server/failed-event-then-same", ExitHow::Exited(0)), completed("Part."));
     assert_eq!(short("opencode/drop", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("pi/drop", ExitHow::Exited(0)), completed("Whole."));
     assert_eq!(short("pi-0.87.1/drop", ExitHow::Exited(0)), completed("Whole."));
+    assert_eq!(short("pi-rpc/two-inputs", ExitHow::Exited(0)), completed("I wait.\n\nBoth.\n\nThird."));
     assert_eq!(short("codex/failed-event", ExitHow::Exited(1)), failed("upstream", "Part."));
     assert_eq!(short("codex/failed-event-then-same", ExitHow::Exited(0)), completed("Part."));
     assert_eq!(short("codex/failed-event-then-more", ExitHow::Exited(0)), completed("Part.\n\nPart. And more."));
@@ -157,6 +168,12 @@ fn a_provider_s_error_is_a_failure_with_its_code() {
         ("codex/err429", "rate_limited"),
         ("codex/err500", "upstream"),
         ("codex/nokey", "not_logged_in"),
+        ("codex-app-server/err400", "upstream"),
+        ("codex-app-server/err401", "not_logged_in"),
+        ("codex-app-server/err429", "rate_limited"),
+        ("codex-app-server/err500", "upstream"),
+        ("codex-app-server/nokey", "not_logged_in"),
+        ("codex-app-server/resume-unknown", "session_not_found"),
         ("gemini/err400", "upstream"),
         ("gemini/err401", "not_logged_in"),
         ("gemini/err403", "not_logged_in"),
@@ -187,6 +204,8 @@ fn a_provider_s_error_is_a_failure_with_its_code() {
         ("pi/err429", "rate_limited"),
         ("pi/err500", "upstream"),
         ("pi-0.87.1/err400", "upstream"),
+        ("pi-rpc/err400", "upstream"),
+        ("pi-rpc/nokey", "not_logged_in"),
         ("pi-0.87.1/err429", "rate_limited"),
         ("pi-0.87.1/err500", "upstream"),
         ("pi-0.87.1/refused", "upstream"),

@@ -97,6 +97,9 @@ fn a_line_with_any_member_of_another_shape_never_panics_and_never_outgrows_the_s
         "claude/tool-denied",
         "claude/drop-shown-then-500",
         "codex/tool",
+        "codex-app-server/allow",
+        "codex-app-server/patch",
+        "codex-app-server/drop",
         "gemini/tool",
         "gemini/err400",
         "kimi/tool",
@@ -105,6 +108,7 @@ fn a_line_with_any_member_of_another_shape_never_panics_and_never_outgrows_the_s
         "opencode/err401",
         "pi/err401",
         "pi-0.87.1/drop",
+        "pi-rpc/live-input",
     ] {
         let recorded = replay::one(name);
         let mut parser = recorded.harness.parser(None).unwrap();
@@ -211,6 +215,50 @@ fn many_lanes_blocks_and_calls_with_the_longest_ids_fit_the_state() {
 }
 
 #[test]
+fn the_longest_conversation_with_codex_fits_the_state() {
+    let long = |number: u32| format!("{number:0>96}");
+    let worst = "\"\\\u{1}".repeat(1_000);
+    let mut codex = find("codex").unwrap().parser(None).unwrap();
+    let thread = serde_json::json!({ "id": "resume.ask.form", "result": { "thread": { "id": long(1) } } });
+    codex.line(&stdout(thread.to_string().as_bytes()), &mut Vec::new());
+    let mut feed = |method: &str, params: Value| {
+        let mut params = params;
+        params["threadId"] = long(1).into();
+        let line = serde_json::json!({ "method": method, "params": params });
+        let mut out = Vec::new();
+        codex.line(&stdout(line.to_string().as_bytes()), &mut out);
+        assert!(!out.iter().any(|e| matches!(e, EventData::OutputLine(_))), "{line}");
+        assert!(codex.state().len() <= STATE_BYTES_MAX, "{} bytes", codex.state().len());
+    };
+    feed("turn/started", serde_json::json!({ "turn": { "id": long(2) } }));
+    for number in 0..40 {
+        let item = serde_json::json!({ "type": "agentMessage", "id": long(number), "text": format!("text {number}") });
+        feed("item/completed", serde_json::json!({ "item": item }));
+    }
+    for number in 0..40 {
+        let delta = serde_json::json!({ "itemId": long(number), "delta": "x", "summaryIndex": u64::MAX });
+        feed("item/agentMessage/delta", delta.clone());
+        feed("item/reasoning/summaryTextDelta", delta);
+    }
+    feed("error", serde_json::json!({ "error": { "message": worst.as_str() }, "willRetry": false }));
+    let change = |path: &str| serde_json::json!({ "path": path, "kind": { "type": worst.as_str() }, "diff": worst });
+    let names: Vec<String> = (0..20).map(|number| format!("{number}{}", "\u{1}\"".repeat(4))).collect();
+    let changes: Vec<Value> = names.iter().map(|name| change(name)).collect();
+    // Calls settle what may be repeated, so they are no part of the longest state.
+    let item = serde_json::json!({ "type": "fileChange", "id": long(3), "changes": changes, "status": "inProgress" });
+    feed("item/started", serde_json::json!({ "item": item }));
+    for number in 0..40 {
+        let item = serde_json::json!({ "type": "agentMessage", "id": long(number), "text": format!("text {number}") });
+        feed("item/completed", serde_json::json!({ "item": item }));
+        let item = serde_json::json!({ "type": "mcpToolCall", "id": long(number), "status": "inProgress" });
+        if number < 20 {
+            feed("item/started", serde_json::json!({ "item": item }));
+        }
+    }
+    assert!(codex.state().len() > 2_500, "{} bytes", codex.state().len());
+}
+
+#[test]
 fn the_longest_errors_of_gemini_and_kimi_fit_the_state() {
     let long = "\"\\\u{1}".repeat(1_000);
     for (name, opening, stderr) in [
@@ -263,6 +311,10 @@ fn a_message_of_pi_with_many_blocks_and_long_errors_fit_the_state() {
             let event = serde_json::json!({"type":kind,"contentIndex":index,"delta":"x"});
             shown += feed(&mut *pi, serde_json::json!({"type":"message_update","assistantMessageEvent":event}));
         }
+    }
+    for number in 0..20 {
+        let id = format!("input/{number:0>36}");
+        feed(&mut *pi, serde_json::json!({"type":"response","id":id,"command":"prompt","success":true}));
     }
     assert_eq!(shown, 128, "past so many blocks the rest waits for the whole message");
     let failed =

@@ -7,6 +7,7 @@ mod approve;
 mod args;
 mod attach;
 mod backup;
+mod bench;
 mod cancel;
 mod completions;
 mod config;

@@ -16,6 +16,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::http::Origin;
 
+pub(crate) use upstreams::is_base as is_plain_url;
 pub use upstreams::{UPSTREAM_KEYS, show as show_upstream};
 
 /// The largest file that is read; a configuration is a few lines.
@@ -112,6 +113,33 @@ pub const KEYS: &[Key] = &[
         "Per cent of the disk that must be free for a new run, at most 99; 0 is no bound.",
     ),
     key("limits.output_limit", "LONGHAUL_OUTPUT_LIMIT", Kind::Number(1), "Bytes of output that one run may write."),
+    // The variables are those that all programs of OpenTelemetry know.
+    key("telemetry.traces", "OTEL_TRACES_EXPORTER", Kind::Text, "How traces are exported: otlp or none."),
+    key(
+        "telemetry.endpoint",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        Kind::Text,
+        "A collector that takes OTLP over HTTP; traces go to /v1/traces below it. Without one nothing is exported.",
+    ),
+    key(
+        "telemetry.traces_endpoint",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        Kind::Text,
+        "The whole address for traces; stands above the endpoint.",
+    ),
+    key(
+        "telemetry.protocol",
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        Kind::Text,
+        "http/json is what is spoken; http/protobuf is taken for it, grpc is not.",
+    ),
+    key(
+        "telemetry.headers",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        Kind::Secret,
+        "Headers that the collector wants: NAME=VALUE, with commas between them.",
+    ),
+    key("telemetry.service_name", "OTEL_SERVICE_NAME", Kind::Text, "The name under which traces are found."),
 ];
 
 /// A value that fits its key.
@@ -299,7 +327,8 @@ impl Config {
 }
 
 impl Value {
-    fn as_text(&self) -> Option<&str> {
+    /// The text that it is.
+    pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
             Self::Number(_) | Self::List(_) => None,

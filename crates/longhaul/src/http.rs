@@ -19,6 +19,7 @@ mod events;
 mod feed;
 mod fields;
 mod input;
+mod input_items;
 mod log;
 mod models;
 mod openapi;
@@ -105,6 +106,8 @@ pub struct App {
     pub pulse: Arc<crate::pulse::Pulse>,
     /// Who may take this server's place.
     pub upgrades: Arc<crate::serve::Upgrades>,
+    /// Whether runs that are in nobody's trace begin one.
+    pub traces: bool,
 }
 
 impl std::fmt::Debug for App {
@@ -135,6 +138,7 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/responses", &["post"]),
     ("/v1/responses/{id}", &["get", "delete"]),
     ("/v1/responses/{id}/cancel", &["post"]),
+    ("/v1/responses/{id}/input_items", &["get"]),
     ("/v1/stream", &["get"]),
     ("/v1/stream/{*path}", &["put", "post", "get", "delete"]),
     ("/v1/stream/runs/{id}", &["get"]),
@@ -183,6 +187,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/responses", post(responses::create))
         .route("/v1/responses/{id}", get(responses::show).delete(responses::erase))
         .route("/v1/responses/{id}/cancel", post(responses::stop))
+        .route("/v1/responses/{id}/input_items", get(input_items::list))
         .route("/v1/models", get(models::list))
         .route("/v1/backup", post(backup::backup))
         .route("/v1/drain", post(drain::begin).delete(drain::undo))

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{Insiders, Token, Tokens};
 use crate::http::{self, App, Door};
+use crate::traces::{Exporter, Mistake, Target};
 pub use accept::Accepting;
 use hold::Hold;
 use notify::Notifier;
@@ -84,6 +85,8 @@ pub struct Options {
     pub hidden: Vec<PathBuf>,
     /// The endpoints that `passthrough` may call.
     pub upstreams: Vec<longhaul_harness::Upstream>,
+    /// Where traces go, if anywhere; or why a variable that says so is not heeded.
+    pub traces: Result<Option<Target>, Mistake>,
 }
 
 /// Runs with a process at once where nothing says how many: twice the cores, at least 4.
@@ -211,6 +214,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 /// What must hold of the options before anything is touched; the address to listen on.
 fn check(options: &Options) -> Result<SocketAddr, ServeError> {
+    if let Err(mistake) = &options.traces
+        && !mistake.in_variable
+    {
+        return Err(ServeError::Config(mistake.to_string()));
+    }
     if options.token.as_deref().is_some_and(Token::is_ours) {
         return Err(ServeError::Config(
             "a token that longhaul token create made cannot be the server's own; give another one, or none".to_owned(),
@@ -286,6 +294,8 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let bound = hold.bound;
     check_bound(options, address, bound)?;
     let store = Arc::new(open_store(&options.data_dir)?);
+    let target = target(options);
+    let traced = Exporter::cursor(&*store, target).await;
     let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
@@ -314,7 +324,9 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         backups: Arc::new(http::Backups::new(Arc::clone(&store), &options.data_dir)),
         pulse,
         upgrades: Arc::clone(upgrades),
+        traces: target.is_some(),
     };
+    let exporter = target.map(|target| Exporter::start(engine.clone(), target.clone(), traced));
     let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };
     let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>())
         .with_graceful_shutdown({
@@ -337,16 +349,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         () = stop.cancelled() => End::Stopped,
         next = upgrades.wanted() => End::Upgrade(next),
     };
-    if let End::Upgrade(next) = &end {
-        tracing::info!(program = %next.program.display(), version = next.version, "handing over; runs go on");
-        notifier.say("WATCHDOG=1\nSTATUS=handing over to another version");
-        // From here on whoever comes waits in the socket's queue; those who are here may ask their last.
-        no_more.cancel();
-        tokio::time::sleep(LAST_REQUESTS).await;
-    } else {
-        notifier.say("STOPPING=1\nSTATUS=draining; runs go on");
-        tracing::info!("draining; runs go on");
-    }
+    say_end(&end, &notifier, &no_more).await;
     engine.refuse();
     draining.cancel();
     if tokio::time::timeout(DRAIN, face).await.is_err() {
@@ -354,6 +357,9 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     }
     subscriptions.close().await;
     tokio::join!(engine.shutdown(), streams.close());
+    if let Some(exporter) = exporter {
+        exporter.end().await;
+    }
     for task in [announced, watched, beating] {
         task.abort();
     }
@@ -374,6 +380,31 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         tracing::info!("stopped");
     }
     Ok(end)
+}
+
+/// Where traces go. A variable that cannot be heeded was set for other programs, and is no reason not to serve.
+fn target(options: &Options) -> Option<&Target> {
+    match &options.traces {
+        Ok(target) => target.as_ref(),
+        Err(ignored) => {
+            tracing::warn!(why = %ignored, "no traces are exported");
+            None
+        }
+    }
+}
+
+/// Says how the server ends; before an upgrade whoever is here may ask their last.
+async fn say_end(end: &End, notifier: &Notifier, no_more: &CancellationToken) {
+    if let End::Upgrade(next) = end {
+        tracing::info!(program = %next.program.display(), version = next.version, "handing over; runs go on");
+        notifier.say("WATCHDOG=1\nSTATUS=handing over to another version");
+        // From here on whoever comes waits in the socket's queue; those who are here may ask their last.
+        no_more.cancel();
+        tokio::time::sleep(LAST_REQUESTS).await;
+    } else {
+        notifier.say("STOPPING=1\nSTATUS=draining; runs go on");
+        tracing::info!("draining; runs go on");
+    }
 }
 
 /// Whether the store takes a commit and gives it back. A refusal for want of room is an answer.

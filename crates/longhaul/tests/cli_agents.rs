@@ -143,6 +143,9 @@ async fn codex_gives_text_reasoning_and_usage() {
         &codex_opening()[..],
         &[
             json!(["reasoning.delta", { "message_id": "m2", "text": "Let me think." }]),
+            json!(["message.delta", { "message_id": "m3", "text": "Hel" }]),
+            json!(["message.delta", { "message_id": "m3", "text": "lo " }]),
+            json!(["message.delta", { "message_id": "m3", "text": "wörld" }]),
             json!(["message.completed", { "message_id": "m3", "text": "Hello wörld" }]),
             json!(["usage.reported", reported]),
             json!(["verdict.reported", { "success": true }]),
@@ -319,7 +322,7 @@ async fn pi_gives_tool_calls_and_results() {
 }
 
 /// A provider's error is a failure with the program's own words, whatever its exit status.
-async fn a_provider_fails(agent: Agent, messages: [&str; 2]) {
+async fn a_provider_fails(agent: Agent, status_of_exit: i32, messages: [&str; 2]) {
     let stage = Stage::new().await;
     for ((status, text), message) in
         [(500, "the provider broke"), (400, "your request is bad")].into_iter().zip(messages)
@@ -328,7 +331,11 @@ async fn a_provider_fails(agent: Agent, messages: [&str; 2]) {
         let turns = json!([{ "error": status, "message": text }]);
         let Some((run, events)) = stage.run(agent, &id, &turns).await else { return };
         let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"]];
-        assert_eq!(told, [&json!("failed"), &json!("upstream"), &json!(""), &json!({ "code": 1 })], "{run}");
+        assert_eq!(
+            told,
+            [&json!("failed"), &json!("upstream"), &json!(""), &json!({ "code": status_of_exit })],
+            "{run}"
+        );
         let said_message = run["error"]["message"].as_str().unwrap();
         assert!(said_message.starts_with(message), "{said_message}");
         let said = said(&events);
@@ -342,13 +349,14 @@ async fn a_provider_fails(agent: Agent, messages: [&str; 2]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claude_tells_of_a_providers_error() {
-    a_provider_fails(Agent::Claude, ["API Error: 500 the provider broke", "API Error: 400 your request is bad"]).await;
+    a_provider_fails(Agent::Claude, 1, ["API Error: 500 the provider broke", "API Error: 400 your request is bad"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codex_tells_of_a_providers_error() {
     let bad = r#"{"error":{"message":"your request is bad","type":"invalid_request_error","code":null}}"#;
-    a_provider_fails(Agent::Codex, ["We’re currently experiencing high demand", bad]).await;
+    a_provider_fails(Agent::Codex, 0, ["We’re currently experiencing high demand", bad]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -492,7 +500,8 @@ async fn a_cancel_reaches_claudes_tool() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_codexs_tool() {
-    a_cancel_reaches_the_tool(Agent::Codex, json!({ "code": 1 })).await;
+    // Its own interrupt, then the end of input; INT would be 1.
+    a_cancel_reaches_the_tool(Agent::Codex, json!({ "code": 0 })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -502,7 +511,8 @@ async fn a_cancel_reaches_geminis_tool() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_pis_tool() {
-    a_cancel_reaches_the_tool(Agent::Pi, json!({ "code": 143 })).await;
+    // Its own abort, then the end of input; TERM would be 143.
+    a_cancel_reaches_the_tool(Agent::Pi, json!({ "code": 0 })).await;
 }
 
 /// A run of the real claude that asks; `None` if it is not installed.
@@ -705,7 +715,7 @@ async fn claude_goes_on_after_a_loss() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codex_goes_on_after_a_loss() {
-    it_goes_on_after_a_loss(Agent::Codex, "native_resume", Some("command_execution")).await;
+    it_goes_on_after_a_loss(Agent::Codex, "protocol_load", Some("command_execution")).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -725,7 +735,7 @@ async fn pi_goes_on_after_a_loss() {
 }
 
 /// A run that was killed and is over goes on in a new one, through the program's own session.
-async fn an_ended_run_goes_on(agent: Agent) {
+async fn an_ended_run_goes_on(agent: Agent, rung: &str) {
     let stage = Stage::new().await;
     let marker = stage.server.dir.path().join("marker");
     let command = format!("echo $$ > {}; sleep 1000", marker.display());
@@ -748,7 +758,7 @@ async fn an_ended_run_goes_on(agent: Agent) {
     let run = server.end("new").await;
     assert_completed(&run, "Done.");
     let told = [&run["source_session_id"], &run["cwd"], &run["attempt_log"][0]["rung"]];
-    assert_eq!(told, [&ended["source_session_id"], &ended["cwd"], &json!("native_resume")], "{run}");
+    assert_eq!(told, [&ended["source_session_id"], &ended["cwd"], &json!(rung)], "{run}");
     let asked = stage.model.bodies("ended").await;
     let body = asked.last().unwrap()["body"].to_string();
     assert!(body.contains("I run it.") && body.contains("And now?"), "{body}");
@@ -757,22 +767,22 @@ async fn an_ended_run_goes_on(agent: Agent) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_run_of_claude_goes_on() {
-    an_ended_run_goes_on(Agent::Claude).await;
+    an_ended_run_goes_on(Agent::Claude, "native_resume").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_run_of_codex_goes_on() {
-    an_ended_run_goes_on(Agent::Codex).await;
+    an_ended_run_goes_on(Agent::Codex, "protocol_load").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_run_of_gemini_goes_on() {
-    an_ended_run_goes_on(Agent::Gemini).await;
+    an_ended_run_goes_on(Agent::Gemini, "native_resume").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_run_of_pi_goes_on() {
-    an_ended_run_goes_on(Agent::Pi).await;
+    an_ended_run_goes_on(Agent::Pi, "native_resume").await;
 }
 
 /// A schema as Chat Completions has it in `response_format`.
@@ -955,16 +965,18 @@ async fn lines_that_are_not_known_are_kept_and_counted() {
     let server = Server::start().await;
     let bin = server.dir.path().join("bin");
     std::fs::create_dir(&bin).unwrap();
-    let script = r#"#!/bin/sh
-cat > prompt
-echo '{"type":"thread.started","thread_id":"t-1"}'
+    let script = r#"
+opening
 echo '{"type":"thread.dreamed","of":"sheep"}'
+thread prompt
+echo '{"method":"thought/dreamed","params":{"of":"sheep"}}'
 echo 'not JSON at all'
 echo 'a note' >&2
-echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"hi"}}'
-echo '{"type":"turn.completed","usage":{"input_tokens":5,"cached_input_tokens":0,"output_tokens":1}}'
-printf '{"type":"torn'
+says item_0 hi
+over 5 1
+printf '{"method":"torn'
 "#;
+    let script = format!("#!/bin/sh\n{}{script}", include_str!("support/fake_codex.sh"));
     std::fs::write(bin.join("codex"), script).unwrap();
     std::fs::set_permissions(bin.join("codex"), std::fs::Permissions::from_mode(0o755)).unwrap();
     let env = json!({ "PATH": format!("{}:/usr/bin:/bin", bin.display()) });
@@ -973,7 +985,7 @@ printf '{"type":"torn'
     let run = server.end("odd").await;
     assert_eq!(
         (&run["status"], &run["output_text"], &run["unknown_lines"]),
-        (&json!("completed"), &json!("hi"), &json!(3))
+        (&json!("completed"), &json!("hi"), &json!(4))
     );
     let events = server.events("odd").await;
     assert_log(&events);
@@ -983,11 +995,12 @@ printf '{"type":"torn'
     let out: Vec<&Value> = kept.iter().filter(|event| event[1]["stream"] == "stdout").collect();
     let want = [
         line("stdout", r#"{"type":"thread.dreamed","of":"sheep"}"#, true),
+        line("stdout", r#"{"method":"thought/dreamed","params":{"of":"sheep"}}"#, true),
         line("stdout", "not JSON at all", true),
-        line("stdout", r#"{"type":"torn"#, false),
+        line("stdout", r#"{"method":"torn"#, false),
     ];
     assert_eq!(out, want.iter().collect::<Vec<_>>());
-    assert_eq!(kept.len(), 4);
+    assert_eq!(kept.len(), 5);
     assert!(kept.contains(&line("stderr", "a note", true)));
     let cwd = run["cwd"].as_str().unwrap();
     assert_eq!(std::fs::read_to_string(format!("{cwd}/prompt")).unwrap(), PROMPT, "the prompt arrives byte for byte");

@@ -58,24 +58,23 @@ enum Script {
 }
 
 /// It calls itself codex, and kills itself unless it goes on with its session.
-const LOST: &str = r#"#!/bin/sh
+const LOST: &str = r#"
 case "$1" in --version) echo codex-cli 0.169.0; exit;; esac
-cat > /dev/null
-echo "$*" >> "$STARTS"
-echo '{"type":"thread.started","thread_id":"t-1"}'
+opening
+echo "$* $resumed" >> "$STARTS"
+thread /dev/null
 sleep 0.02
-case "$*" in
-*resume*)
-  echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"I go on."}}'
+if [ -n "$resumed" ]; then
+  says item_0 'I go on.'
   sleep 0.02
-  echo '{"type":"turn.completed","usage":{"input_tokens":20,"cached_input_tokens":0,"output_tokens":2}}' ;;
-*)
-  echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"I begin."}}'
+  over 20 2
+else
+  says item_0 'I begin.'
   sleep 0.02
-  echo '{"type":"item.started","item":{"id":"item_1","type":"command_execution","command":"x","status":"in_progress"}}'
+  calls item_1 x
   sleep 0.02
-  kill -9 $$ ;;
-esac
+  kill -9 $$
+fi
 "#;
 
 fn request(script: Script, dir: &Path) -> NewRun {
@@ -110,6 +109,7 @@ fn request(script: Script, dir: &Path) -> NewRun {
         mcp: None,
         approvals: None,
         budget: longhaul_model::event::Budget::default(),
+        home: None,
         contained: longhaul_engine::Contained::default(),
         trace: None,
         idle_ms: None,
@@ -210,7 +210,8 @@ async fn story_without_faults(script: Script) -> Vec<String> {
 fn make(dir: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::create_dir_all(dir.join("bin")).unwrap();
-    std::fs::write(dir.join("bin/codex"), LOST).unwrap();
+    let script = format!("#!/bin/sh\n{}{LOST}", include_str!("support/fake_codex.sh"));
+    std::fs::write(dir.join("bin/codex"), script).unwrap();
     std::fs::set_permissions(dir.join("bin/codex"), std::fs::Permissions::from_mode(0o755)).unwrap();
     std::fs::create_dir_all(dir.join("runs")).unwrap();
     std::fs::create_dir_all(dir.join("work")).unwrap();

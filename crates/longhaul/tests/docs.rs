@@ -124,6 +124,7 @@ fn snapshot() -> Value {
         timeout_ms: 1,
         budget: longhaul_model::event::Budget::default(),
         on_lost: longhaul_model::event::OnLost::Fail,
+        home: longhaul_model::event::Home::User,
         resumed_from: None,
         response_format: None,
     };

@@ -4,6 +4,7 @@
 mod support;
 
 use serde_json::{Value, json};
+use support::proc::{attempt_of, start_time};
 use support::{Server, assert_log, assert_no_process, until};
 
 fn parent_of(pid: i64) -> i32 {
@@ -67,6 +68,69 @@ async fn a_live_attempt_whose_directory_is_gone_is_lost_and_not_started_twice() 
     let end = server.end("r").await;
     assert_eq!((&end["status"], &end["error"]["code"]), (&json!("failed"), &json!("lost")), "{end}");
     assert_eq!(std::fs::read_to_string(count).unwrap(), "x\n", "one agent");
+    assert_no_process(&server.data()).await;
+}
+
+/// How often the owner of a run started over in this server.
+async fn restarts(server: &Server) -> u64 {
+    let text = server.http.get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("longhaul_owner_restarts_total "));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_that_breaks_starts_over_alone() {
+    let mut server = Server::start().await;
+    let go = server.dir.path().join("go");
+    let ids = ["broken", "one", "two", "three"];
+    for id in ids {
+        server
+            .sh(id, &format!("echo {id} on; until [ -e {} ]; do sleep 0.02; done; echo {id} off", go.display()))
+            .await;
+        until("the output", async || (server.run(id).await["output_text"] == format!("{id} on\n")).then_some(())).await;
+    }
+    let pid = i32::try_from(server.run("broken").await["pid"].as_i64().unwrap()).unwrap();
+    let (dir, _) = attempt_of(&server.data(), pid);
+    let born = start_time(pid).unwrap();
+    server.kill9();
+    // The next server cannot read what this run printed.
+    std::fs::rename(dir.join("stdout"), dir.join("aside")).unwrap();
+    std::fs::create_dir(dir.join("stdout")).unwrap();
+    server.up().await;
+    until("its owner to start over more than once", async || (restarts(&server).await > 2).then_some(())).await;
+
+    // All others end as they should, and new ones are taken.
+    std::fs::write(&go, "").unwrap();
+    for id in &ids[1..] {
+        let end = server.end(id).await;
+        let told = (&end["status"], end["output_text"].as_str().unwrap().to_owned());
+        assert_eq!(told, (&json!("completed"), format!("{id} on\n{id} off\n")), "{end}");
+        assert_log(&server.events(id).await);
+    }
+    server.sh("new", "echo new").await;
+    assert_eq!(server.end("new").await["status"], "completed");
+    // The broken one is neither ended by guess nor started twice, and says what is wrong.
+    let run = server.run("broken").await;
+    assert_eq!(
+        (&run["status"], &run["attempts"], &run["output_text"]),
+        (&json!("running"), &json!(1), &json!("broken on\n"))
+    );
+    let (_, why) = server.get("/v1/runs/broken/why").await;
+    assert!(why.to_string().contains("the spool cannot be read"), "{why}");
+    assert!(start_time(pid).is_none_or(|now| now == born), "nobody took its process's place");
+
+    // It goes on by itself once that is put right.
+    let before = restarts(&server).await;
+    std::fs::remove_dir(dir.join("stdout")).unwrap();
+    std::fs::rename(dir.join("aside"), dir.join("stdout")).unwrap();
+    let end = server.end("broken").await;
+    assert_eq!(
+        (&end["status"], &end["output_text"]),
+        (&json!("completed"), &json!("broken on\nbroken off\n")),
+        "{end}"
+    );
+    assert_log(&server.events("broken").await);
+    assert!(before >= 2 && server.is_up());
     assert_no_process(&server.data()).await;
 }
 

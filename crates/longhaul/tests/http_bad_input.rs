@@ -84,7 +84,6 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::UpgradeRefused, "upgrade"),
     (ErrorCode::SessionConflict, "sessions"),
     (ErrorCode::SessionBusy, "sessions"),
-    (ErrorCode::NotResumable, "resume"),
     (ErrorCode::LogExpired, "retention"),
     (ErrorCode::SessionQueueFull, "sessions"),
     (ErrorCode::LimitUnenforceable, "containment"),
@@ -408,7 +407,7 @@ fn chat_fields(table: &mut Table) {
     table.post("/v1/chat/completions?stream=true", body.as_bytes(), 400, "unknown_field", Some("stream"));
 }
 
-/// Fields of a request for a response, and its addresses.
+/// Fields of a request for a response.
 fn response_fields(table: &mut Table) {
     let ask = |more: Value| {
         let mut body = json!({ "model": "demo/echo", "input": "hi" });
@@ -447,7 +446,6 @@ fn response_fields(table: &mut Table) {
         (json!({ "conversation": {} }), "invalid_field", "conversation"),
         (json!({ "conversation": "a", "session_id": "b" }), "invalid_field", "conversation"),
         (json!({ "previous_response_id": "live" }), "invalid_field", "previous_response_id"),
-        (json!({ "previous_response_id": "resp_done" }), "unsupported_field", "previous_response_id"),
         (json!({ "previous_response_id": "resp_done", "conversation": "s" }), "invalid_field", "previous_response_id"),
         (json!({ "prompt": { "id": "p" } }), "unsupported_field", "prompt"),
         (json!({ "moderation": {} }), "unsupported_field", "moderation"),
@@ -462,6 +460,8 @@ fn response_fields(table: &mut Table) {
         (json!({ "model": "claude" }), 503, "harness_missing", None),
         (json!({ "previous_response_id": "resp_nobody" }), 404, "run_not_found", Some("previous_response_id")),
         (json!({ "previous_response_id": "resp_gone" }), 410, "run_gone", Some("previous_response_id")),
+        (json!({ "previous_response_id": "resp_done" }), 409, "not_resumable", Some("previous_response_id")),
+        (json!({ "previous_response_id": "resp_live" }), 409, "run_not_ended", Some("previous_response_id")),
     ] {
         table.post(path, ask(more).to_string().as_bytes(), status, code, param);
     }
@@ -476,16 +476,32 @@ fn response_fields(table: &mut Table) {
     let cursor: &[(&str, &[u8])] = &[("last-event-id", b"-1")];
     table.with("POST", path, cursor, streamed.as_bytes(), 400, "invalid_cursor", Some("Last-Event-ID"));
     table.post("/v1/responses?stream=true", plain.as_bytes(), 400, "unknown_field", Some("stream"));
+}
 
+/// Where responses are asked for, read and stopped.
+fn response_addresses(table: &mut Table) {
     for id in ["live", "resp_", "resp_a%2Fb", "RESP_live", "%ff"] {
         table.get(&format!("/v1/responses/{id}"), 400, "invalid_field", Some("id"));
         table.post(&format!("/v1/responses/{id}/cancel"), b"", 400, "invalid_field", Some("id"));
         table.with("DELETE", &format!("/v1/responses/{id}"), &[], b"", 400, "invalid_field", Some("id"));
+        table.get(&format!("/v1/responses/{id}/input_items"), 400, "invalid_field", Some("id"));
     }
     for stream in ["", "?stream=true"] {
         table.get(&format!("/v1/responses/resp_nobody{stream}"), 404, "run_not_found", None);
         table.get(&format!("/v1/responses/resp_gone{stream}"), 410, "run_gone", None);
     }
+    let items = "/v1/responses/resp_live/input_items";
+    for (query, code, param) in [
+        ("?limit=0", "invalid_field", "limit"),
+        ("?limit=101", "invalid_field", "limit"),
+        ("?order=up", "invalid_field", "order"),
+        ("?after=msg_live_in9", "invalid_cursor", "after"),
+        ("?before=x", "unknown_field", "before"),
+    ] {
+        table.get(&format!("{items}{query}"), 400, code, Some(param));
+    }
+    table.get("/v1/responses/resp_nobody/input_items", 404, "run_not_found", None);
+    table.get("/v1/responses/resp_gone/input_items", 410, "run_gone", None);
     table.get("/v1/responses/resp_live?project=other", 404, "run_not_found", None);
     table.get("/v1/responses/resp_live?nope=1", 400, "unknown_field", Some("nope"));
     table.get("/v1/responses/resp_live?stream=yes", 400, "invalid_field", Some("stream"));
@@ -712,6 +728,7 @@ async fn every_bad_request_is_refused_by_name_and_leaves_nothing() {
     command_fields(&mut table, file.to_str().unwrap());
     chat_fields(&mut table);
     response_fields(&mut table);
+    response_addresses(&mut table);
     addresses(&mut table);
     envelopes(&mut table);
     let nobody = table.with("DELETE", "/v1/tokens/nobody", &[], b"", 404, "token_not_found", None);

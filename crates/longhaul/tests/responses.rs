@@ -82,6 +82,7 @@ fn recorded(path: &Path, harness: &str, good: bool) -> Vec<Event> {
         tags: std::collections::BTreeMap::new(),
         timeout_ms: 1,
         on_lost: longhaul_model::event::OnLost::Fail,
+        home: longhaul_model::event::Home::User,
         resumed_from: None,
         budget: longhaul_model::event::Budget::default(),
         response_format: None,
@@ -292,5 +293,120 @@ async fn a_text_beyond_the_bound_is_incomplete() {
     let frames = frames(&text);
     assert_eq!(json!(told(&frames)), object["output"]);
     assert_eq!(frames.last().unwrap().event.as_deref(), Some("response.incomplete"));
+    assert_no_process(&server.data()).await;
+}
+
+/// The texts of input items, in the order of the page.
+fn asked(page: &Value) -> Vec<&str> {
+    page["data"].as_array().unwrap().iter().map(|item| item["content"][0]["text"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_response_without_a_conversation_is_gone_on_with() {
+    let mut server = Server::start().await;
+    let ask = |id: &str, more: Value| {
+        let mut body = json!({ "run_id": id, "model": "demo/echo", "input": format!("I say {id}") });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let on = |id: &str| json!({ "previous_response_id": format!("resp_{id}") });
+    let (status, first) = server.post("/v1/responses", &ask("r1", json!({}))).await;
+    assert_eq!((status, &first["conversation"]), (200, &Value::Null));
+    // Two that were asked at the same time to go on with it: an agent's session has no branches.
+    let (a, b) = tokio::join!(async { server.post("/v1/responses", &ask("a", on("r1"))).await }, async {
+        server.post("/v1/responses", &ask("b", on("r1"))).await
+    });
+    let mut both = [("a", a), ("b", b)];
+    both.sort_by_key(|(_, (status, _))| *status);
+    let [(taken, (ok, second)), (_, (conflict, refused))] = both;
+    assert_eq!((ok, conflict, &refused["error"]["code"]), (200, 409, &json!("session_conflict")), "{refused}");
+    assert_eq!(second["previous_response_id"], "resp_r1");
+    assert_eq!(output_text(&second), format!("I say {taken}"));
+    let conversation = second["conversation"]["id"].as_str().unwrap().to_owned();
+    // In the agent's own session and in the directory of the first one.
+    let run = async |id: &str| {
+        let run = server.run(id).await;
+        (run["source_session_id"].clone(), run["cwd"].clone())
+    };
+    assert_eq!(run("r1").await, run(taken).await);
+    assert!(run("r1").await.0.is_string());
+    server.kill9();
+    server.up().await;
+    // Asked again it is what it was, and from there it goes on as any conversation does.
+    assert_eq!(server.post("/v1/responses", &ask(taken, on("r1"))).await, (200, second));
+    let (status, third) = server.post("/v1/responses", &ask("r3", on(taken))).await;
+    assert_eq!((status, third["conversation"]["id"].as_str()), (200, Some(conversation.as_str())), "{third}");
+    for (id, more, param) in [
+        ("x1", json!({ "model": "demo/tools" }), "model"),
+        ("x2", json!({ "model": "claude" }), "harness"),
+        ("x3", json!({ "cwd": "/" }), "cwd"),
+    ] {
+        server.post("/v1/responses", &ask("alone", json!({}))).await;
+        let mut body = ask(id, on("alone"));
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, refused) = server.post("/v1/responses", &body).await;
+        let error = &refused["error"];
+        assert_eq!((status, &error["code"], &error["param"]), (409, &json!("session_conflict"), &json!(param)), "{id}");
+    }
+    assert_eq!(server.stored().await.0.len(), 4, "what was refused left nothing");
+    assert_no_process(&server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_response_was_asked_is_listed_and_goes_with_it() {
+    const SAID: &str = "a-text-that-is-nowhere-else-5613";
+    let mut server = Server::start().await;
+    let ask = |id: &str, more: Value| {
+        let mut body = json!({ "run_id": id, "model": "demo/echo" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let input: Vec<Value> = (0..25)
+        .map(|n| json!({ "role": if n % 2 == 0 { "user" } else { "assistant" }, "content": format!("{n} {SAID}") }))
+        .collect();
+    assert_eq!(server.post("/v1/responses", &ask("many", json!({ "input": input }))).await.0, 200);
+    let hidden = json!({ "input": "hidden", "store": false });
+    assert_eq!(server.post("/v1/responses", &ask("hidden", hidden)).await.0, 200);
+    let turn = json!({ "messages": [{ "role": "user", "content": "a turn" }], "session_id": "s" });
+    assert_eq!(server.post("/v1/chat/completions", &ask("turn", turn)).await.0, 200);
+    server.sh("cmd", "true").await;
+    server.kill9();
+    server.up().await;
+
+    let list = async |query: &str| server.get(&format!("/v1/responses/resp_many/input_items{query}")).await.1;
+    let all = list("?order=asc&limit=100").await;
+    let wanted: Vec<String> = (0..25).map(|n| format!("{n} {SAID}")).collect();
+    assert_eq!((asked(&all), &all["has_more"]), (wanted.iter().map(String::as_str).collect(), &json!(false)));
+    assert_eq!(all["data"][1]["content"][0]["type"], "output_text");
+    // The newest come first, twenty of them, and the page after its last one has the rest.
+    let page = list("").await;
+    let newest: Vec<&str> = wanted.iter().rev().map(String::as_str).collect();
+    assert_eq!((asked(&page), &page["has_more"]), (newest[..20].to_vec(), &json!(true)));
+    assert_eq!((&page["first_id"], &page["last_id"]), (&page["data"][0]["id"], &page["data"][19]["id"]));
+    let rest = list(&format!("?after={}", page["last_id"].as_str().unwrap())).await;
+    assert_eq!((asked(&rest), &rest["has_more"]), (newest[20..].to_vec(), &json!(false)));
+    let none = list(&format!("?after={}", rest["last_id"].as_str().unwrap())).await;
+    assert_eq!((asked(&none), &none["first_id"]), (vec![], &Value::Null));
+
+    for (id, texts) in [("hidden", vec![]), ("turn", vec!["a turn"]), ("cmd", vec![])] {
+        let (status, page) = server.get(&format!("/v1/responses/resp_{id}/input_items")).await;
+        assert_eq!((status, asked(&page)), (200, texts), "{id}");
+    }
+    // It goes with the run. A backup holds nothing that was erased before it, also not in unused pages.
+    let held = async |name: &str| {
+        let dest = server.dir.path().join(name);
+        let (status, answer) = server.post("/v1/backup", &json!({ "dest": dest })).await;
+        assert_eq!(status, 200, "{answer}");
+        let store = std::fs::read_dir(dest.join("store")).unwrap().flatten();
+        store.map(|file| std::fs::read(file.path()).unwrap()).any(|bytes| {
+            let said = format!("24 {SAID}");
+            bytes.windows(said.len()).any(|window| window == said.as_bytes())
+        })
+    };
+    assert!(held("before").await, "the input is in a backup while its run is there");
+    let erased = server.http.delete(server.url("/v1/responses/resp_many")).send().await.unwrap();
+    assert_eq!(erased.status(), 200);
+    assert_eq!(server.get("/v1/responses/resp_many/input_items").await.0, 410);
+    assert!(!held("after").await, "the input outlived its run");
     assert_no_process(&server.data()).await;
 }

@@ -15,24 +15,41 @@ use support::{Server, assert_log, assert_no_process, until};
 
 /// A program that calls itself codex. Each start says so in `starts`, keeps its prompt, opens a tool call and stays in it until
 /// `go-N` is there; one that finds an earlier one alive says so too.
-const CODEX: &str = r#"#!/bin/sh
-case "$1" in --version) echo codex-cli 0.169.0; exit;; esac
-dir=@DIR@
+const CODEX: &str = r#"
+n=$(($(cat $dir/starts 2>/dev/null | wc -l) + 1))
+opening
+echo "$$ $* $resumed" >> $dir/starts
+[ -n "$resumed" ] && [ -e $dir/forgotten ] && forgotten
+[ -e $dir/nameless ] && exec sleep 1000
+thread $dir/prompt-$n
+[ -e $dir/mute-$n ] && exec sleep 1000
+says item_0 "start $n"
+calls item_1 work
+while [ ! -e $dir/go-$n ]; do sleep 0.01; done
+gives item_1 work
+says item_2 "end $n"
+over "$n"00 1
+"#;
+
+/// The same as one that calls itself claude and never tells a session.
+const NAMELESS: &str = r#"
+n=$(($(cat $dir/starts 2>/dev/null | wc -l) + 1))
+keep $dir/prompt-$n
+echo "$$ $*" >> $dir/starts
+block() { echo '{"type":"assistant","message":{"id":"'"$1"'","content":['"$2"']}}'; }
+block m-1 '{"type":"text","text":"start '$n'"}'
+block m-1 '{"type":"tool_use","id":"item_1","name":"command_execution","input":{"command":"work"}}'
+while [ ! -e $dir/go-$n ]; do sleep 0.01; done
+echo '{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"item_1","content":"ok"}]}}'
+block m-2 '{"type":"text","text":"end '$n'"}'
+echo '{"type":"result","subtype":"success","is_error":false,"terminal_reason":"completed","result":"end '$n'"}'
+"#;
+
+/// What both begin with.
+const BEGIN: &str = r#"case "$1" in --version) echo 0.0.1; exit;; esac
 for pid in $(cut -d' ' -f1 $dir/starts 2>/dev/null); do
   case "$(cut -d' ' -f3 /proc/$pid/stat 2>/dev/null)" in ''|Z|X) ;; *) echo $pid >> $dir/overlap;; esac
 done
-n=$(($(cat $dir/starts 2>/dev/null | wc -l) + 1))
-cat > $dir/prompt-$n
-echo "$$ $*" >> $dir/starts
-case "$*" in *resume*) if [ -e $dir/forgotten ]; then echo 'no such session' >&2; exit 1; fi;; esac
-[ -e $dir/nameless ] || echo '{"type":"thread.started","thread_id":"t-1"}'
-[ -e $dir/mute-$n ] && exec sleep 1000
-echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"start '$n'"}}'
-echo '{"type":"item.started","item":{"id":"item_1","type":"command_execution","command":"work","status":"in_progress"}}'
-while [ ! -e $dir/go-$n ]; do sleep 0.01; done
-echo '{"type":"item.completed","item":{"id":"item_1","type":"command_execution","command":"work","aggregated_output":"ok","exit_code":0,"status":"completed"}}'
-echo '{"type":"item.completed","item":{"id":"item_2","type":"agent_message","text":"end '$n'"}}'
-echo '{"type":"turn.completed","usage":{"input_tokens":'$n'00,"cached_input_tokens":0,"output_tokens":1}}'
 "#;
 
 /// The directory of one run's fake program.
@@ -42,15 +59,26 @@ impl Fake {
     fn new(server: &Server, id: &str) -> Self {
         let dir = server.dir.path().join(format!("fake-{id}"));
         std::fs::create_dir_all(dir.join("bin")).unwrap();
-        let program = dir.join("bin/codex");
-        std::fs::write(&program, CODEX.replace("@DIR@", dir.to_str().unwrap())).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let speech = include_str!("support/fake_codex.sh");
+        for (name, program) in [("codex", CODEX), ("claude", NAMELESS)] {
+            let file = dir.join("bin").join(name);
+            let script = format!("#!/bin/sh\ndir={}\n{speech}{BEGIN}{program}", dir.display());
+            std::fs::write(&file, script).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
         Self(dir)
     }
 
     fn body(&self, id: &str) -> Value {
         let env = json!({ "PATH": format!("{}:/usr/bin:/bin", self.0.join("bin").display()) });
         json!({ "run_id": id, "harness": "codex", "prompt": "do it", "env": env, "on_lost": "resume" })
+    }
+
+    /// A run whose agent never tells a session.
+    fn nameless(&self, id: &str) -> Value {
+        let mut body = self.body(id);
+        body["harness"] = json!("claude");
+        body
     }
 
     fn touch(&self, name: &str) {
@@ -140,16 +168,16 @@ async fn it_goes_on_through_its_session(kill: Kill) {
     assert_eq!((&attempts[0]["cause"], attempts[0].get("rung")), (&json!("first"), None));
     let lost = json!({ "attempt": 1, "tools": [{ "call_id": "item_1", "name": "command_execution" }] });
     let told = [&attempts[1]["cause"], &attempts[1]["rung"], &attempts[1]["lost"]];
-    assert_eq!(told, [&json!(kill.cause()), &json!("native_resume"), &lost]);
+    assert_eq!(told, [&json!(kill.cause()), &json!("protocol_load"), &lost]);
     let log = run["attempt_log"].as_array().unwrap();
-    assert_eq!((log.len(), &log[1]["rung"], &log[1]["lost"]), (2, &json!("native_resume"), &lost), "{run}");
+    assert_eq!((log.len(), &log[1]["rung"], &log[1]["lost"]), (2, &json!("protocol_load"), &lost), "{run}");
     let how = if kill == Kill::Shim { "lost" } else { "signaled" };
     assert_eq!((&log[0]["how"], &log[1]["how"]), (&json!(how), &json!("exited")));
     // Each process counts its items from 0.
     let ids: Vec<_> = of(&events, "message.completed").iter().map(|d| d["message_id"].clone()).collect();
     assert_eq!(ids, ["item_0", "a2.item_0", "a2.item_2"]);
     let starts = fake.starts();
-    assert!(starts.len() == 2 && starts[1].ends_with("resume t-1 -"), "{starts:?}");
+    assert!(starts.len() == 2 && starts[1].ends_with("resume t-1"), "{starts:?}");
     assert_eq!(fake.read("prompt-1"), "do it");
     assert!(fake.read("prompt-2").starts_with("Your process was interrupted"), "{}", fake.read("prompt-2"));
     assert_eq!(fake.read("overlap"), "");
@@ -204,8 +232,7 @@ async fn the_output_limit_is_that_of_all_attempts() {
 async fn without_a_session_the_context_is_rebuilt() {
     let server = Server::start().await;
     let fake = Fake::new(&server, "r");
-    fake.touch("nameless");
-    accept(&server, &fake.body("r")).await;
+    accept(&server, &fake.nameless("r")).await;
     Kill::Agent.what(&server.data(), in_tool(&server, "r", 1).await);
     in_tool(&server, "r", 2).await;
     fake.touch("go-2");
@@ -216,7 +243,7 @@ async fn without_a_session_the_context_is_rebuilt() {
         (&second["rung"], &second["lost"]["tools"][0]["call_id"]),
         (&json!("rebuilt_context"), &json!("item_1"))
     );
-    assert!(fake.starts()[1].ends_with("json --skip-git-repo-check -"), "{:?}", fake.starts());
+    assert!(!fake.starts()[1].contains("--resume"), "{:?}", fake.starts());
     let prompt = fake.read("prompt-2");
     for part in [
         "--- The task\ndo it\n",
@@ -244,7 +271,7 @@ async fn a_session_that_is_gone_is_followed_by_a_rebuilt_context() {
         of(&events, "run.attempt_started").iter().map(|d| (d["cause"].clone(), d["rung"].clone())).collect();
     let want = [
         (json!("first"), Value::Null),
-        (json!("killed_by_signal"), json!("native_resume")),
+        (json!("killed_by_signal"), json!("protocol_load")),
         (json!("resume_failed"), json!("rebuilt_context")),
     ];
     assert_eq!(told, want);
@@ -260,6 +287,7 @@ async fn one_that_had_done_nothing_begins_anew() {
     accept(&server, &fake.body("r")).await;
     until("the session to be told", async || server.run("r").await["source_session_id"].is_string().then_some(()))
         .await;
+    until("the prompt to be there", async || (!fake.read("prompt-1").is_empty()).then_some(())).await;
     Kill::Agent.what(&server.data(), pid(&server, "r", 1).await);
     fake.touch("go-2");
     let run = server.end("r").await;
@@ -426,7 +454,7 @@ async fn the_server_is_killed_while_the_run_goes_on() {
         assert_eq!((fake.starts().len(), fake.read("overlap")), (2, String::new()), "{id}: one agent at a time");
         let attempts = of(&events, "run.attempt_started");
         let last = attempts.last().unwrap();
-        assert_eq!((&last["rung"], &last["lost"]["attempt"]), (&json!("native_resume"), &json!(1)), "{id}: {last}");
+        assert_eq!((&last["rung"], &last["lost"]["attempt"]), (&json!("protocol_load"), &json!(1)), "{id}: {last}");
         assert_eq!(last["lost"]["tools"][0]["call_id"], "item_1");
         let adopted = of(&events, "run.adopted").len();
         *met.entry(format!("{} attempts, {adopted} adopted", attempts.len())).or_default() += 1;
@@ -474,9 +502,9 @@ async fn an_ended_run_goes_on_in_a_new_one() {
 
     let second = resumed(&server, &fake, "r", "r2", Some("and now this")).await;
     let told = [&second["session_id"], &second["cwd"], &second["attempt_log"][0]["rung"], &second["attempts"]];
-    assert_eq!(told, [&json!("run:r"), &first["cwd"], &json!("native_resume"), &json!(1)], "{second}");
+    assert_eq!(told, [&json!("run:r"), &first["cwd"], &json!("protocol_load"), &json!(1)], "{second}");
     assert_eq!(fake.read("prompt-2"), "and now this");
-    assert!(fake.starts()[1].ends_with("resume t-1 -"), "{:?}", fake.starts());
+    assert!(fake.starts()[1].ends_with("resume t-1"), "{:?}", fake.starts());
     assert_eq!(of(&server.events("r2").await, "run.created")[0]["resumed_from"], "r");
 
     // From the new one, and from the old one again: the same session.
@@ -534,10 +562,8 @@ async fn a_repeated_resume_is_the_same_run() {
 async fn without_a_session_an_ended_run_is_retold() {
     let server = Server::start().await;
     let fake = Fake::new(&server, "r");
-    for name in ["nameless", "go-2"] {
-        fake.touch(name);
-    }
-    let mut body = fake.body("r");
+    fake.touch("go-2");
+    let mut body = fake.nameless("r");
     body["on_lost"] = json!("fail");
     accept(&server, &body).await;
     Kill::Agent.what(&server.data(), in_tool(&server, "r", 1).await);
@@ -552,9 +578,7 @@ async fn without_a_session_an_ended_run_is_retold() {
 async fn what_cannot_be_gone_on_with_is_refused() {
     let server = Server::start().await;
     let fake = Fake::new(&server, "mute");
-    for name in ["nameless", "mute-1"] {
-        fake.touch(name);
-    }
+    fake.touch("nameless");
     accept(&server, &fake.body("mute")).await;
     pid(&server, "mute", 1).await;
     let code = async |id: &str| {
@@ -598,13 +622,14 @@ async fn a_resumed_run_that_is_lost_at_once_keeps_its_session() {
     assert_eq!(resume(&server, "r", body).await.0, 201);
     until("the session to be told", async || server.run("r2").await["source_session_id"].is_string().then_some(()))
         .await;
+    until("the prompt to be there", async || (!fake.read("prompt-2").is_empty()).then_some(())).await;
     Kill::Agent.what(&server.data(), pid(&server, "r2", 1).await);
     let run = server.end("r2").await;
     assert_eq!(
         (&run["status"], &run["attempt_log"][1]["rung"]),
-        (&json!("completed"), &json!("native_resume")),
+        (&json!("completed"), &json!("protocol_load")),
         "{run}"
     );
-    assert!(fake.starts()[2].ends_with("resume t-1 -"), "{:?}", fake.starts());
+    assert!(fake.starts()[2].ends_with("resume t-1"), "{:?}", fake.starts());
     assert_eq!((fake.read("prompt-2"), fake.read("prompt-3")), ("and now this".to_owned(), "and now this".to_owned()));
 }

@@ -12,6 +12,7 @@ use longhaul_engine::{
     DiskFloor, DispatchError, Engine, NewRun, Operation, Options, PlaceLimits, Removed, Retention, Sealed,
 };
 use longhaul_harness::Permissions;
+use longhaul_model::event::Home;
 use longhaul_model::time::Clock;
 use longhaul_model::{ProjectId, RunId, RunKey, Timestamp};
 use longhaul_store::{Commit, MemoryStore, RecordKey, RecordWrite, Store as _};
@@ -62,6 +63,10 @@ async fn engine(store: &MemoryStore, clock: &Hands, dir: &Path, retention: Reten
 
 /// A command in a directory of its own.
 async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), DispatchError> {
+    dispatch_at(engine, id, script, Home::User).await
+}
+
+async fn dispatch_at(engine: &Engine, id: &str, script: &str, home: Home) -> Result<(), DispatchError> {
     let sealed = Sealed {
         model: None,
         prompt: None,
@@ -83,12 +88,28 @@ async fn dispatch(engine: &Engine, id: &str, script: &str) -> Result<(), Dispatc
         idle_ms: None,
         timeout_ms: 600_000,
         new_session: String::new(),
+        home: Some(home),
         contained: longhaul_engine::Contained::default(),
         trace: None,
         turn: None,
     };
     let new = NewRun::new(key(id), "d".to_owned(), "exec".to_owned(), sealed);
     engine.dispatch(new).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_managed_home_counts_and_goes_with_its_run() {
+    let (dir, store, clock) = start();
+    let engine = engine(&store, &clock, dir.path(), Retention::default()).await;
+    dispatch_at(&engine, "old", "head -c 100000 /dev/zero > $HOME/big", Home::Managed).await.unwrap();
+    assert!(engine.wait_end(&key("old"), Duration::from_secs(60)).await);
+    clock.forward(8);
+    assert_eq!(engine.retain().await.unwrap().outputs, 1);
+    assert_eq!(names(dir.path(), "homes"), 1, "it stays as long as the run");
+    clock.forward(23);
+    let removed = engine.retain().await.unwrap();
+    assert_eq!((removed.runs, removed.bytes >= 100_000), (1, true), "{removed:?}");
+    assert_eq!(names(dir.path(), "homes"), 0);
 }
 
 async fn run_to_end(engine: &Engine, id: &str, script: &str) {

@@ -35,6 +35,7 @@ scenarios!(
     identical_requests,
     restarts,
     responses,
+    responses_in_turns,
     broken_responses,
     responses_over_a_kill,
     quiet_responses

@@ -29,6 +29,7 @@ scenarios!(
     identical_requests,
     restarts,
     responses,
+    responses_in_turns,
     broken_responses,
     responses_over_a_kill,
     quiet_responses

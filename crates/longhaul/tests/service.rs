@@ -160,6 +160,66 @@ fn a_unit_is_written_once_and_never_over_anothers() {
     assert_eq!(run(&["install", "--system", "--dry-run", "--run-as", "a\nb"]).0, 125);
 }
 
+/// A `systemctl` in `dir` that writes down how it was called, and fails at `fails`.
+fn systemctl(dir: &Path, fails: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let script = format!(
+        "#!/bin/sh\nfor word; do printf '[%s]' \"$word\"; done >>\"${{0%/*}}/calls\"\necho >>\"${{0%/*}}/calls\"\n\
+         case \"$*\" in *'{fails}'*) echo 'Failed to do it: no bus' >&2; exit 4;; esac\n"
+    );
+    std::fs::write(dir.join("systemctl"), script).unwrap();
+    std::fs::set_permissions(dir.join("systemctl"), std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_service_is_started_by_systemd_where_it_can_be() {
+    let home = tempfile::tempdir().unwrap();
+    let bin = tempfile::tempdir().unwrap();
+    let file = home.path().join(".config/systemd/user/longhaul.service");
+    let install = |words: &[&str]| {
+        let output = Command::new(LONGHAUL)
+            .env_clear()
+            .env("HOME", home.path())
+            .env("PATH", bin.path())
+            .args(["service", "install", "--user"])
+            .args(words)
+            .output()
+            .unwrap();
+        let calls = std::fs::read_to_string(bin.path().join("calls")).unwrap_or_default();
+        let _ = std::fs::remove_file(bin.path().join("calls"));
+        (output.status.code().unwrap(), said(&output), calls)
+    };
+    // Nobody is called unless it is asked for.
+    systemctl(bin.path(), "nothing");
+    for words in [&[][..], &["--dry-run"]] {
+        let (status, text, calls) = install(words);
+        assert_eq!((status, calls.as_str()), (0, ""), "{text}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    let (status, text, calls) = install(&["--now"]);
+    assert_eq!((status, calls.as_str()), (0, "[--user][daemon-reload]\n[--user][enable][--now][longhaul]\n"), "{text}");
+    assert!(text.contains("systemd has started it") && file.exists(), "{text}");
+    assert!(!text.contains("restart"), "{text}");
+    // Who reads the unit again is told that a running service does not.
+    let unit = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, unit.replace("WatchdogSec=30", "WatchdogSec=5")).unwrap();
+    assert!(install(&["--now"]).1.contains("systemctl --user restart longhaul"));
+
+    // What fails is said with its own words and with what to do, and ends it there.
+    for (fails, count) in [("daemon-reload", 1), ("enable --now", 2)] {
+        systemctl(bin.path(), fails);
+        let (status, text, calls) = install(&["--now"]);
+        assert_eq!((status, calls.lines().count()), (125, count), "{text}");
+        assert!(text.contains(&format!("`systemctl --user {fails}")) && text.contains("no bus"), "{text}");
+        assert!(text.contains("longhaul server st") && !text.contains("has started"), "{text}");
+        assert!(file.exists());
+    }
+    std::fs::remove_file(bin.path().join("systemctl")).unwrap();
+    let (status, text, _) = install(&["--now"]);
+    assert!(status == 125 && text.contains("longhaul server start") && text.contains("the unit is written"), "{text}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), unit);
+}
+
 /// systemd itself reads the units, where it is installed.
 #[test]
 fn systemd_takes_the_units() {

@@ -52,7 +52,7 @@ async fn a_reader_goes_on_at_the_id_it_saw_last() {
     drop(follower);
     server.append("s", &[("stream-closed", "true")], "5").await;
     let mut follower = server.follow("s?offset=-1", Some(&id)).await;
-    assert_eq!(follower.to_the_end().await, (vec![json!(5)], offset(5)));
+    assert_eq!(follower.rest().await, (vec![json!(5)], offset(5)));
     for last in ["x", "0000000000000099"] {
         let answer = server.stream(Method::GET, "s?live=sse", &[("last-event-id", last)], "").await;
         assert_eq!(answer.refusal(), (400, "invalid_cursor".to_owned()), "{last}");

@@ -43,7 +43,7 @@ async fn a_live_run_is_followed_to_its_end_in_every_way() {
 
     let events = server.events("r").await;
     let end = offset(events.len() as u64);
-    let (rest, followed) = follower.to_the_end().await;
+    let (rest, followed) = follower.rest().await;
     assert_eq!(followed, end);
     let seen = at.parse::<usize>().unwrap();
     assert_eq!(rest, events[seen..], "what a live reader gets is the log");
@@ -65,11 +65,11 @@ async fn a_live_run_is_followed_to_its_end_in_every_way() {
     assert_eq!(head.header("content-type"), Some("application/json"));
     // At the end there is nothing to wait for, and a browser that comes back is told to stay away.
     assert_eq!(server.read(&format!("runs/r?offset={end}&live=long-poll")).await.status, 204);
-    let (none, _) = server.follow(&format!("runs/r?offset={end}"), None).await.to_the_end().await;
+    let (none, _) = server.follow(&format!("runs/r?offset={end}"), None).await.rest().await;
     assert!(none.is_empty());
     let back = server.stream(Method::GET, "runs/r?live=sse&offset=-1", &[("last-event-id", &end)], "").await;
     assert_eq!(back.status, 204);
-    let middle = server.follow("runs/r?offset=-1", Some(&offset(3))).await.to_the_end().await;
+    let middle = server.follow("runs/r?offset=-1", Some(&offset(3))).await.rest().await;
     assert_eq!(middle.0, events[3..], "the id that was seen last beats the offset");
 }
 

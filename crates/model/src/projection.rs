@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::event::{
-    ApprovalRequested, Cost, Decision, Driver, Event, EventData, ExitInfo, Failure, Lost, OnLost, OutputStream, Rung,
-    Totals, Usage, UsageReported,
+    ApprovalRequested, Cost, Decision, Driver, Event, EventData, ExitInfo, Failure, Home, Lost, OnLost, OutputStream,
+    Rung, Totals, Usage, UsageReported,
 };
 use crate::id::{AttemptNo, ProjectId, RunId, Seq, SessionId};
 use crate::limits;
@@ -198,6 +198,9 @@ pub struct Projection {
     /// What the agent asked, oldest first; of those that are settled only the last ones.
     #[serde(default)]
     pub approvals: Vec<ApprovalSeen>,
+    /// Whose home it has.
+    #[serde(default)]
+    pub home: Home,
     /// What happens if its process is lost.
     #[serde(default)]
     pub on_lost: OnLost,
@@ -250,6 +253,7 @@ impl Projection {
             updated_at: event.ts,
             output_truncated: false,
             approvals: Vec::new(),
+            home: d.home,
             on_lost: d.on_lost,
             resumed_from: d.resumed_from.clone(),
             attempt_log: Vec::new(),

@@ -183,6 +183,7 @@ impl World {
             timeout_ms: 1,
             budget: longhaul_model::event::Budget::default(),
             on_lost,
+            home: longhaul_model::event::Home::User,
             resumed_from: None,
             response_format: None,
         };

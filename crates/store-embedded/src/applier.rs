@@ -118,7 +118,10 @@ impl Applier {
                 }
                 (false, Some(since)) => since.elapsed(),
             };
-            let due = age >= self.apply_after || memory.pending_bytes >= self.shared.apply_bytes || memory.starved;
+            let due = age >= self.apply_after
+                || memory.pending_bytes >= self.shared.apply_bytes
+                || memory.starved
+                || memory.hurry > memory.applied;
             if !memory.pending.is_empty() && (due || ending == Ending::Drains) {
                 break;
             }

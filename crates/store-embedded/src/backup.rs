@@ -83,7 +83,7 @@ impl EmbeddedStore {
 }
 
 /// Ends the copy when nobody waits for it any more; one that is done does not hear it.
-struct Interrupt(rusqlite::InterruptHandle);
+pub(crate) struct Interrupt(pub(crate) rusqlite::InterruptHandle);
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
@@ -91,7 +91,8 @@ impl Drop for Interrupt {
     }
 }
 
-async fn wait_applied(shared: &Shared) -> Result<(), StoreError> {
+/// Waits until all that is durable now is applied.
+pub(crate) async fn wait_applied(shared: &Shared) -> Result<(), StoreError> {
     let cut = shared.memory().durable;
     let until = Instant::now() + APPLIED_MAX;
     while shared.memory().applied < cut {

@@ -15,7 +15,7 @@ mod check;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use longhaul_store::{CommitError, Committed, Urgency};
+use longhaul_store::{CommitError, Committed, StoreError, Urgency};
 
 use crate::ballast::Ballast;
 use crate::entry::{self, Entry};
@@ -61,6 +61,13 @@ impl Committer {
                 Taken::Jobs(jobs) => {
                     last_group = jobs.len();
                     self.group(jobs);
+                }
+                Taken::Scrub(waiting) => {
+                    last_group = 0;
+                    let scrubbed = self.scrub();
+                    for reply in waiting {
+                        let _ = reply.send(scrubbed.clone());
+                    }
                 }
                 Taken::Rest => {
                     last_group = 0;
@@ -194,6 +201,27 @@ impl Committer {
         drop(wake);
         if self.journal.wants_checkpoint() {
             self.checkpoint();
+        }
+    }
+
+    /// Leaves nothing in the journal and its log but what is not applied, and the last row, which must stay: so that is
+    /// made one that holds nothing.
+    fn scrub(&mut self) -> Result<(), StoreError> {
+        let id = self.journal.span().last.max(self.ledger.position()) + 1;
+        let draft = Draft { body: vec![entry::VERSION], ..Draft::default() };
+        let appended = self.append(id, &draft);
+        let scrubbed = appended.and_then(|()| {
+            self.settle(id, draft);
+            let applied = self.shared.memory().applied;
+            self.journal.scrub(applied)
+        });
+        match scrubbed {
+            Ok(()) => Ok(()),
+            Err(fault @ (Fault::Full | Fault::Locked { .. })) => Err(fault.into()),
+            Err(fault) => {
+                self.shared.break_down(&fault.to_string());
+                Err(StoreError::Closed)
+            }
         }
     }
 

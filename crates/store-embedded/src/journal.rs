@@ -173,6 +173,21 @@ impl Journal {
         Ok(())
     }
 
+    /// Trims all that is applied but for the last row, and writes file and log anew without what was trimmed.
+    pub(crate) fn scrub(&mut self, applied: u64) -> Result<()> {
+        let trim_to = applied.min(self.span.last.saturating_sub(1));
+        self.conn.execute("DELETE FROM journal WHERE id <= ?1", [trim_to]).at(FILE.name)?;
+        self.span.first = self.span.first.max(trim_to + 1);
+        self.conn.pragma_update(None, "temp_store", "MEMORY").at(FILE.name)?;
+        self.conn.execute_batch("VACUUM").at(FILE.name)?;
+        self.since_checkpoint_bytes = 0;
+        if checkpoint(&self.conn, "TRUNCATE", FILE.name)? {
+            Ok(())
+        } else {
+            Err(Fault::Locked { place: FILE.name.to_owned() })
+        }
+    }
+
     /// Trims all that is applied, folds the log back and closes the file.
     pub(crate) fn close(self, applied: u64) -> Result<()> {
         let trim_to = applied.min(self.span.last.saturating_sub(1));

@@ -26,6 +26,7 @@ mod open;
 mod options;
 mod queue;
 mod readers;
+mod scrub;
 mod shared;
 mod sqlite;
 mod store;

@@ -59,6 +59,12 @@ pub const BALLAST_BYTES: u64 = 8 << 20;
 /// How often a lost ballast is tried again.
 pub const BALLAST_RETRY: Duration = Duration::from_millis(500);
 
+/// Bytes of a library up to which a scrub writes it anew in memory; a larger one goes by a temporary file.
+pub const SCRUB_IN_MEMORY_BYTES: u64 = 64 << 20;
+
+/// Bytes that must stay free on the disk during a scrub, besides twice the library.
+pub const SCRUB_ROOM_BYTES: u64 = 64 << 20;
+
 /// Connections that read the library.
 pub const READERS: usize = 3;
 

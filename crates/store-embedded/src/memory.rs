@@ -180,6 +180,8 @@ pub(crate) struct Memory {
     pub(crate) pending_bytes: usize,
     pub(crate) recent_bytes: usize,
     pub(crate) feed_tail: u64,
+    /// Rows up to here are to be applied without waiting for more.
+    pub(crate) hurry: u64,
     /// The applier found no room and tries again.
     pub(crate) starved: bool,
     pub(crate) streams: StreamMap<Live>,

@@ -6,12 +6,15 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use longhaul_store::{Commit, CommitError, Committed, Ticket};
+use longhaul_store::{Commit, CommitError, Committed, StoreError, Ticket};
 use tokio::sync::{Notify, oneshot};
 
 use crate::limits;
 
 pub(crate) type Reply = oneshot::Sender<Result<Committed, CommitError>>;
+
+/// Who waits for a scrub of the journal.
+pub(crate) type Scrub = oneshot::Sender<Result<(), StoreError>>;
 
 /// A commit on its way.
 pub(crate) struct Job {
@@ -34,6 +37,7 @@ impl Job {
 struct Waiting {
     jobs: Vec<Job>,
     bytes: usize,
+    scrubs: Vec<Scrub>,
     closed: bool,
     /// The committer sleeps until so many jobs wait.
     wake_at: usize,
@@ -42,6 +46,8 @@ struct Waiting {
 /// What the committer gets.
 pub(crate) enum Taken {
     Jobs(Vec<Job>),
+    /// The journal is to be scrubbed, for these.
+    Scrub(Vec<Scrub>),
     /// Nothing came for a while.
     Rest,
     Closed,
@@ -129,7 +135,16 @@ impl Queue {
     pub(crate) fn take(&self, last_group: usize) -> Taken {
         let mut waiting = self.lock();
         let rest_at = Instant::now() + limits::REST_AFTER;
-        while waiting.jobs.is_empty() {
+        loop {
+            if waiting.closed {
+                // Whoever waits for one hears that it is not made.
+                waiting.scrubs.clear();
+            } else if !waiting.scrubs.is_empty() {
+                return Taken::Scrub(std::mem::take(&mut waiting.scrubs));
+            }
+            if !waiting.jobs.is_empty() {
+                break;
+            }
             if waiting.closed {
                 return Taken::Closed;
             }
@@ -155,6 +170,19 @@ impl Queue {
         Taken::Jobs(jobs)
     }
 
+    /// Asks the committer for a scrub of the journal; none once the queue is closed.
+    pub(crate) fn scrub(&self) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
+        let (reply, receive) = oneshot::channel();
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return None;
+        }
+        waiting.scrubs.push(reply);
+        drop(waiting);
+        self.ready.notify_one();
+        Some(receive)
+    }
+
     /// No commit is taken in any more; those that wait are still made.
     pub(crate) fn close(&self) {
         self.lock().closed = true;
@@ -168,6 +196,7 @@ impl Queue {
             let mut waiting = self.lock();
             waiting.closed = true;
             waiting.bytes = 0;
+            waiting.scrubs.clear();
             std::mem::take(&mut waiting.jobs)
         };
         for job in jobs {

@@ -86,6 +86,13 @@ impl Shared {
         self.room.notify_all();
     }
 
+    /// Has everything applied that is durable now.
+    pub(crate) fn hurry(&self) {
+        let mut memory = self.memory();
+        memory.hurry = memory.durable;
+        self.work.notify_all();
+    }
+
     /// Waits for work or for `time`.
     pub(crate) fn wait_work<'a>(&self, memory: MutexGuard<'a, Memory>, time: Duration) -> MutexGuard<'a, Memory> {
         self.work.wait_timeout(memory, time).unwrap_or_else(PoisonError::into_inner).0

@@ -40,6 +40,7 @@ pub struct EmbeddedStore {
     readers: Arc<Readers>,
     threads: Mutex<Option<Threads>>,
     read_only: bool,
+    scrubbing: tokio::sync::Mutex<()>,
     held: Mutex<Option<Held>>,
 }
 
@@ -96,6 +97,7 @@ impl EmbeddedStore {
             shared,
             threads: Mutex::new(Some(Threads { committer, applier })),
             read_only: false,
+            scrubbing: tokio::sync::Mutex::default(),
             held: Mutex::new(Some(held)),
         })
     }
@@ -121,6 +123,7 @@ impl EmbeddedStore {
             readers: Readers::new(dir.to_path_buf(), Access::Still),
             threads: Mutex::new(None),
             read_only: true,
+            scrubbing: tokio::sync::Mutex::default(),
             held: Mutex::new(Some(held)),
         })
     }
@@ -555,6 +558,17 @@ impl Store for EmbeddedStore {
 
     fn watch_feed(&self) -> watch::Receiver<Seq> {
         self.shared.feed.subscribe()
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.open_still()?;
+            if self.read_only {
+                return Err(StoreError::Unavailable("the store is open for reading alone".to_owned()));
+            }
+            let _one_at_a_time = self.scrubbing.lock().await;
+            self.scrub_files().await
+        })
     }
 
     fn health(&self) -> Vec<(&'static str, u64)> {

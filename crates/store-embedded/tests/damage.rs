@@ -257,6 +257,11 @@ async fn verify_finds_what_was_planted() {
         ("meta", "UPDATE meta SET plain = plain + 1"),
         ("chunks", "UPDATE chunks SET lengths = x'0101' WHERE lengths IS NOT NULL"),
         ("chunks", "UPDATE chunks SET lengths = NULL WHERE lengths IS NOT NULL"),
+        // The first two change places: their sum stays.
+        (
+            "chunks",
+            "UPDATE chunks SET lengths = CAST(substr(lengths, 2, 1) || substr(lengths, 1, 1) || substr(lengths, 3) AS BLOB) WHERE lengths IS NOT NULL AND first_seq = 1",
+        ),
         ("runs", "UPDATE runs SET status = 'failed' WHERE stream = 5"),
         ("runs", "UPDATE runs SET doc = x'7b7d20' WHERE stream = 5"),
         ("streams", "DELETE FROM runs WHERE stream = 5"),

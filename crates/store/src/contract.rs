@@ -93,6 +93,7 @@ macro_rules! contract_tests {
             lists_filter_and_page_newest_first,
             live_runs_are_those_that_are_not_terminal,
             an_erased_run_is_gone_and_its_key_is_free,
+            a_scrub_changes_nothing_that_is_read,
             records_are_put_replaced_and_deleted,
             only_new_records_refuse_the_whole_commit,
             records_list_by_prefix_in_order,

@@ -140,6 +140,17 @@ pub trait Store: Send + Sync + 'static {
     /// The durable tail of the feed.
     fn watch_feed(&self) -> watch::Receiver<Seq>;
 
+    /// Removes every copy of what commits before this call erased, deleted or wrote over: once it returns, no file of the
+    /// store holds any of it. Nothing that is read changes. It may take as long as it takes to write the store anew, and
+    /// commits go on meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` says why it is not possible now; asked again later it may be. Copies may be there then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future stops it as soon as may be.
+    fn scrub(&self) -> BoxFuture<'_, Result<(), StoreError>>;
+
     /// What the health page shows of the store: name, position, sizes, in JSON members.
     fn health(&self) -> Vec<(&'static str, u64)>;
 

@@ -78,6 +78,7 @@ pub struct ResponseRequest {
     pub instructions: Option<String>,
     pub stream: Option<bool>,
     pub background: Option<bool>,
+    pub store: Option<bool>,
     pub previous_response_id: Option<String>,
     pub conversation: Option<Value>,
     pub run_id: Option<RunId>,

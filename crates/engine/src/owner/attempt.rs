@@ -1,7 +1,7 @@
 //! Starting an attempt, or taking over the one that is there.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,7 @@ use crate::engine::attempt_path;
 use crate::environment;
 use crate::error::DispatchError;
 use crate::files;
+use crate::homes::{self, HomeOwner};
 use crate::places::Wait;
 use crate::probe::{Answer, Asked, Probes};
 use crate::recovery::Fate;
@@ -60,6 +61,12 @@ struct Planned {
     plan: Plan,
     /// How it goes on with what was begun before it.
     rung: Option<Rung>,
+}
+
+/// A managed home.
+pub(super) struct Home {
+    pub(super) dir: PathBuf,
+    pub(super) owner: HomeOwner,
 }
 
 impl Owner {
@@ -114,6 +121,8 @@ impl Owner {
         let tmp_text = tmp.to_string_lossy().into_owned();
         let confine = sealed.contained.confine;
         let private_tmp = self.state.driver == Driver::Harness || confine != Confine::None;
+        let home = self.home();
+        let inside = home.as_ref().map(|home| homes::inside(&home.dir));
         let env = environment::build(&environment::Source {
             key: &self.shared.key,
             driver: self.state.driver,
@@ -122,6 +131,7 @@ impl Owner {
             server: &self.engine.inner.options.environment,
             address: &self.engine.inner.options.address,
             tmp: private_tmp.then_some(tmp_text.as_str()),
+            home: inside.as_deref(),
         });
         self.asked = ask_version(self.engine.inner.probes.clone(), harness, &plan, &env).await;
         let path = attempt_path(&dir, attempt.get());
@@ -134,6 +144,9 @@ impl Owner {
         let prepare = Arc::new(move || -> io::Result<AttemptDir> {
             if private_tmp {
                 private_dir(&tmp)?;
+            }
+            if let Some(home) = &home {
+                homes::make(&home.dir, &home.owner)?;
             }
             files::write(&tmp, &plan.files)?;
             if let Some(cwd) = &own_cwd {
@@ -228,6 +241,14 @@ impl Owner {
             return self.give_up("lost", format!("the run's process was lost and cannot go on: {error}")).await;
         }
         self.give_up("recovery_failed", error.to_string()).await
+    }
+
+    /// The managed home of the run, if it has one.
+    pub(super) fn home(&self) -> Option<Home> {
+        let (name, owner) = self
+            .shared
+            .with_doc(|doc| doc.home.clone().map(|name| (name, crate::dispatch::home_owner(&self.shared.key, doc))))?;
+        Some(Home { dir: self.engine.homes_dir(&name), owner })
     }
 
     fn spec(&self, attempt: AttemptNo, plan: &Plan, sealed: &Sealed) -> AttemptSpec {
@@ -678,7 +699,7 @@ fn close_when(when: CloseWhen) -> supervise::CloseWhen {
     }
 }
 
-pub(super) fn private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),

@@ -304,6 +304,7 @@ impl Handle {
             tail: live.state.tail.get(),
             removed: live.removed,
             closes,
+            adopted: false,
             stage: Stage::Flying(ticket),
         }
     }
@@ -421,6 +422,8 @@ pub(super) struct Flight {
     tail: u64,
     removed: u64,
     closes: bool,
+    /// Whether its writer has gone and the runtime waits for it.
+    adopted: bool,
     stage: Stage,
 }
 
@@ -468,22 +471,22 @@ impl Drop for Flight {
         if matches!(stage, Stage::Done) {
             return;
         }
-        let mut flight = Self { handle: Arc::clone(&self.handle), stage, ..*self };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                // Whoever appended has gone; whoever listens is told all the same.
-                if flight.land().await.is_ok() {
-                    flight.handle.tell(Move::Appended);
-                }
-                if !matches!(flight.stage, Stage::Done) {
-                    flight.turn().await;
-                    flight.done();
-                }
-            });
-        } else {
-            // Nobody is left to wait: the process ends.
-            flight.stage = Stage::Done;
-            flight.handle.die(Tip::Replaced);
-        }
+        let runtime = tokio::runtime::Handle::try_current().ok().filter(|_| !self.adopted);
+        let Some(runtime) = runtime else {
+            // Nobody is left to wait: the runtime ends, and with it whoever would come after.
+            self.handle.die(Tip::Replaced);
+            return;
+        };
+        let mut flight = Self { handle: Arc::clone(&self.handle), adopted: true, stage, ..*self };
+        runtime.spawn(async move {
+            // Whoever appended has gone; whoever listens is told all the same.
+            if flight.land().await.is_ok() {
+                flight.handle.tell(Move::Appended);
+            }
+            if !matches!(flight.stage, Stage::Done) {
+                flight.turn().await;
+                flight.done();
+            }
+        });
     }
 }

@@ -1,57 +1,88 @@
-//! The parser of Codex's JSON lines.
+//! The parser: a line is one of the app-server's or one of `codex exec`, and the first that is understood says which.
 //!
-//! Job: events of each line that is understood; a line that is not is kept. Owns: the thread that is bound, the calls
-//! that are open, the messages that may be repeated ([`super::repeat`]), the last error until a verdict.
+//! Job: hands each line to the reader of its kind ([`super::talk`], [`super::exec`]); a line that is not understood is
+//! kept. Owns: which kind it is.
 
-use longhaul_model::event::{
-    EventData, Failure, MessageCompleted, MessageDiscarded, OutputStream, ReasoningDelta, SessionBound, ToolCalled,
-    ToolCompleted, Usage, UsageReported, VerdictReported, Warning,
-};
+use longhaul_model::event::{EventData, OutputStream};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::NAME;
-use super::repeat::Repeats;
+use super::{NAME, exec, frames, talk};
+use crate::channel::Reply;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
-use crate::shape::{count, id, text};
 
+/// The same for both kinds: a cursor that an earlier release saved is one of `codex exec`.
 const VERSION: u32 = 1;
 
-/// Calls that are open at once and remembered; past this the oldest is taken for done.
-const CALLS_MAX: usize = 16;
+/// What is remembered between two lines. The order matters: only the first has its member.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum State {
+    Talk {
+        #[serde(rename = "a")]
+        state: talk::State,
+    },
+    Exec(exec::State),
+}
 
-/// Bytes of an error that are remembered until the end.
-const ERROR_BYTES_MAX: usize = 512;
+impl Default for State {
+    fn default() -> Self {
+        Self::Exec(exec::State::default())
+    }
+}
 
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct State {
-    #[serde(rename = "k", default)]
-    pieces: Pieces,
-    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
-    session: Option<String>,
-    #[serde(rename = "c", default)]
-    calls: Vec<String>,
-    #[serde(rename = "r", default)]
-    repeats: Repeats,
-    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+impl State {
+    fn take(&mut self, line: &Value, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) -> Parsed {
+        if let Self::Exec(state) = self
+            && state.is_fresh()
+            && line.get("type").is_none()
+        {
+            let mut talk = talk::State::after(&state.pieces);
+            talk.take(line, out, replies)?;
+            *self = Self::Talk { state: talk };
+            return Ok(());
+        }
+        match self {
+            Self::Talk { state } => state.take(line, out, replies),
+            Self::Exec(state) => state.take(line, out),
+        }
+    }
+
+    fn pieces(&mut self) -> &mut Pieces {
+        match self {
+            Self::Talk { state } => &mut state.pieces,
+            Self::Exec(state) => &mut state.pieces,
+        }
+    }
+
+    const fn talk(&self) -> Option<&talk::State> {
+        match self {
+            Self::Talk { state } => Some(state),
+            Self::Exec(_) => None,
+        }
+    }
 }
 
 /// Makes events of Codex's lines.
 pub(super) struct CodexParser {
     state: State,
+    replies: Vec<Reply>,
 }
 
 /// The line has a shape that is not known.
-struct Unknown;
+pub(super) struct Unknown;
 
-type Parsed = Result<(), Unknown>;
+pub(super) type Parsed = Result<(), Unknown>;
+
+pub(super) fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
+    shape.ok_or(Unknown)
+}
 
 impl CodexParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
-        Ok(Self { state: saved::decode(NAME, VERSION, saved)? })
+        Ok(Self { state: saved::decode(NAME, VERSION, saved)?, replies: Vec::new() })
     }
 }
 
@@ -69,210 +100,37 @@ impl Parser for CodexParser {
             (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
             (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
         };
-        if parsed.and_then(|value: Value| self.state.take(&value, out)).is_err() {
-            self.state.pieces.keep(line, out);
+        let replies = &mut self.replies;
+        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
+            self.state.pieces().keep(line, out);
         }
     }
 
-    /// An error that no `turn.failed` followed is the last word all the same.
     fn end(&mut self, out: &mut Vec<EventData>) {
-        if let Some(message) = self.state.error.take() {
-            out.push(failed(message));
+        match &mut self.state {
+            State::Talk { state } => state.end(out),
+            State::Exec(state) => state.end(out),
         }
     }
 
     fn state(&self) -> Vec<u8> {
         saved::encode(NAME, VERSION, &self.state)
     }
-}
 
-fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
-}
-
-impl State {
-    fn take(&mut self, line: &Value, out: &mut Vec<EventData>) -> Parsed {
-        match known(text(line, "type"))? {
-            "thread.started" => {
-                let thread = known(id(line, "thread_id"))?;
-                if self.session.as_deref() != Some(thread) {
-                    self.session = Some(thread.to_owned());
-                    out.push(SessionBound { session_id: None, source_session_id: thread.to_owned() }.into());
-                }
-            }
-            "turn.started" => self.repeats.settle(),
-            "turn.completed" => {
-                let usage = known(line.get("usage").filter(|u| u.is_object()))?;
-                self.repeats.settle();
-                self.error = None;
-                out.push(session_usage(usage));
-                out.push(VerdictReported { success: true, error: None }.into());
-            }
-            "turn.failed" => {
-                let message = known(line.get("error").and_then(|e| text(e, "message")))?;
-                self.repeats.settle();
-                self.error = None;
-                out.push(failed(message.to_owned()));
-            }
-            "error" => {
-                let message = known(text(line, "message"))?;
-                if message.starts_with("Reconnecting") {
-                    self.repeats.retry();
-                    warn("retry", message, out);
-                } else {
-                    self.error = Some(short(message));
-                    warn("upstream", message, out);
-                }
-            }
-            "item.started" => return self.item(Stage::Started, known(line.get("item"))?, out),
-            "item.updated" => return self.item(Stage::Updated, known(line.get("item"))?, out),
-            "item.completed" => return self.item(Stage::Completed, known(line.get("item"))?, out),
-            _ => return Err(Unknown),
-        }
-        Ok(())
+    fn take_replies(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
     }
 
-    fn item(&mut self, stage: Stage, item: &Value, out: &mut Vec<EventData>) -> Parsed {
-        let item_id = known(id(item, "id"))?;
-        match (known(text(item, "type"))?, stage) {
-            ("agent_message" | "reasoning", Stage::Started) => {}
-            ("agent_message", Stage::Completed) => {
-                let answer = known(text(item, "text"))?;
-                if let Some(message_id) = self.repeats.message(item_id, answer) {
-                    let reason = "the same text came again after a retry".to_owned();
-                    out.push(MessageDiscarded { message_id, reason }.into());
-                }
-                let (message_id, text) = (item_id.to_owned(), answer.to_owned());
-                out.push(MessageCompleted { message_id, parent_call_id: None, text }.into());
-            }
-            ("reasoning", Stage::Completed) => {
-                let (message_id, text) = (item_id.to_owned(), known(text(item, "text"))?.to_owned());
-                out.push(ReasoningDelta { message_id, parent_call_id: None, text }.into());
-            }
-            ("error", Stage::Completed) => warn("source", known(text(item, "message"))?, out),
-            (
-                kind @ ("command_execution" | "file_change" | "mcp_tool_call" | "collab_tool_call" | "web_search"
-                | "todo_list"),
-                stage,
-            ) => {
-                self.repeats.settle();
-                self.tool(kind, stage, item_id, item, out);
-            }
-            _ => return Err(Unknown),
-        }
-        Ok(())
+    fn at_rest(&self) -> bool {
+        self.state.talk().is_some_and(talk::State::at_rest)
     }
 
-    fn tool(&mut self, kind: &str, stage: Stage, item_id: &str, item: &Value, out: &mut Vec<EventData>) {
-        let open = self.calls.iter().position(|call| call == item_id);
-        if open.is_none() {
-            out.push(called(kind, item_id, item));
-        }
-        match (stage, open) {
-            (Stage::Completed, open) => {
-                if let Some(at) = open {
-                    self.calls.remove(at);
-                }
-                out.push(completed(kind, item_id, item));
-            }
-            (Stage::Started | Stage::Updated, Some(_)) => {}
-            (Stage::Started | Stage::Updated, None) => {
-                if self.calls.len() == CALLS_MAX {
-                    self.calls.remove(0);
-                }
-                self.calls.push(item_id.to_owned());
-            }
-        }
+    fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
+        Some(frames::input(self.state.talk()?.hears()?, input_id, text))
     }
-}
 
-/// Where an item is in its life.
-#[derive(Clone, Copy)]
-enum Stage {
-    Started,
-    Updated,
-    Completed,
-}
-
-/// The members of `item` without those in `names`.
-fn without(item: &Value, names: &[&str]) -> Value {
-    let members = item.as_object().into_iter().flatten();
-    members
-        .filter(|(k, _)| !names.contains(&k.as_str()))
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect::<Map<_, _>>()
-        .into()
-}
-
-/// The members of `item` that are in `names`.
-fn only(item: &Value, names: &[&str]) -> Value {
-    let members = item.as_object().into_iter().flatten();
-    members
-        .filter(|(k, _)| names.contains(&k.as_str()))
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect::<Map<_, _>>()
-        .into()
-}
-
-fn called(kind: &str, item_id: &str, item: &Value) -> EventData {
-    let (name, arguments) = match kind {
-        "command_execution" => (kind.to_owned(), only(item, &["command"])),
-        "mcp_tool_call" => {
-            let (server, tool) = (text(item, "server").unwrap_or("?"), text(item, "tool").unwrap_or("?"));
-            (format!("mcp__{server}__{tool}"), item.get("arguments").cloned().unwrap_or(Value::Null))
-        }
-        _ => (kind.to_owned(), without(item, &["id", "type", "status"])),
-    };
-    ToolCalled { call_id: item_id.to_owned(), name, arguments, parent_call_id: None }.into()
-}
-
-fn completed(kind: &str, item_id: &str, item: &Value) -> EventData {
-    let result = match kind {
-        "command_execution" => only(item, &["aggregated_output", "exit_code", "status"]),
-        "mcp_tool_call" => only(item, &["result", "error", "status"]),
-        _ => without(item, &["id", "type"]),
-    };
-    let is_error = text(item, "status").is_some_and(|status| status != "completed");
-    ToolCompleted { call_id: item_id.to_owned(), result, is_error }.into()
-}
-
-/// `turn.completed.usage`: the whole thread's, over all its resumes; its input includes what came from the cache.
-fn session_usage(usage: &Value) -> EventData {
-    let cached = count(usage, "cached_input_tokens");
-    let usage = Usage {
-        input_tokens: count(usage, "input_tokens").map(|n| n.saturating_sub(cached.unwrap_or(0))),
-        output_tokens: count(usage, "output_tokens"),
-        cache_read_tokens: cached,
-        cache_write_tokens: count(usage, "cache_write_input_tokens"),
-        reasoning_tokens: count(usage, "reasoning_output_tokens"),
-    };
-    UsageReported { scope: "session".to_owned(), usage, ..UsageReported::default() }.into()
-}
-
-fn failed(message: String) -> EventData {
-    let code = code(&message).to_owned();
-    let error = Failure { code, message, stderr_tail: None };
-    VerdictReported { success: false, error: Some(error) }.into()
-}
-
-/// The code of a failure, from Codex's own words: it gives no other sign.
-fn code(message: &str) -> &'static str {
-    let says = |words: &str| message.contains(words);
-    if says("401 Unauthorized") || says("Missing environment variable") {
-        "not_logged_in"
-    } else if says("429 Too Many Requests") {
-        "rate_limited"
-    } else {
-        "upstream"
+    fn interrupt(&self) -> Option<Vec<u8>> {
+        let (thread, turn) = self.state.talk()?.turn()?;
+        Some(frames::interrupt(thread, turn))
     }
-}
-
-fn warn(code: &str, message: &str, out: &mut Vec<EventData>) {
-    out.push(Warning { code: code.to_owned(), message: message.to_owned() }.into());
-}
-
-/// The beginning of `message`, of a known size in a saved state.
-fn short(message: &str) -> String {
-    let plain: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    plain[..plain.floor_char_boundary(ERROR_BYTES_MAX)].to_owned()
 }

@@ -1,22 +1,21 @@
-//! The command line of Codex.
+//! The command line of Codex, and the conversation's frames.
 //!
-//! The prompt is its standard input, a file, named by `-`. Source: real runs of 0.169.0 with prompts of 1 MiB, with a
-//! leading hyphen and with newlines; the developer instructions were read in the request that reached the model.
+//! The prompt travels in a frame: so it may be long, begin with a hyphen, and is not seen by `ps`. Source: real runs of
+//! 0.169.0 with prompts of 1 MiB and with newlines; the developer instructions were read in the request that reached the
+//! model.
 
 use std::fmt::Write as _;
 
-use super::NAME;
+use super::{NAME, frames};
+use crate::channel::Channel;
 use crate::mcp::McpServer;
-use crate::plan::{ENV_BASE, Plan, PlanFile, Program, stop_by_interrupt};
-use crate::request::{Permissions, PlanError, Request, fits_argument, plain_word};
+use crate::plan::{ENV_BASE, Plan, PlanFile, Program, StopStep, stop_by_interrupt};
+use crate::request::{PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "codex";
 
-pub(super) const FIELDS: [&str; 8] =
-    ["model", "prompt", "system", "effort", "permissions", "session_id", "response_format", "mcp"];
-
-/// The file that holds the schema of the answer.
-const SCHEMA_FILE: &str = "schema.json";
+pub(super) const FIELDS: [&str; 9] =
+    ["model", "prompt", "system", "effort", "permissions", "approvals", "session_id", "response_format", "mcp"];
 
 /// Characters of a prompt that Codex takes, inclusive. Source: its own refusal of one more.
 const PROMPT_CHARS_MAX: usize = 1 << 20;
@@ -49,32 +48,13 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         let message = format!("has {chars} characters, more than the {PROMPT_CHARS_MAX} that codex takes");
         return Err(PlanError::Invalid { field: "prompt", message });
     }
-    let mut args = ["exec", "--json", "--skip-git-repo-check"].map(str::to_owned).to_vec();
-    if let Some(model) = request.model {
-        plain_word("model", model)?;
-        args.extend(["-m".to_owned(), model.to_owned()]);
+    for (field, word) in [("model", request.model), ("effort", request.effort), ("session_id", request.resume)] {
+        if let Some(word) = word {
+            plain_word(field, word)?;
+        }
     }
-    if let Some(effort) = request.effort {
-        plain_word("effort", effort)?;
-        args.extend(["-c".to_owned(), format!("model_reasoning_effort={}", toml_text(effort))]);
-    }
-    if let Some(system) = request.system {
-        let written = toml_text(system);
-        fits_argument("system", &written)?;
-        args.extend(["-c".to_owned(), format!("developer_instructions={written}")]);
-    }
-    match request.permissions {
-        // That the agent asks was refused before.
-        Permissions::Cli | Permissions::Ask => {}
-        Permissions::ReadOnly => args.extend(["-s", "read-only"].map(str::to_owned)),
-        Permissions::Edit => args.extend(["-s", "workspace-write"].map(str::to_owned)),
-        Permissions::Full => args.push("--dangerously-bypass-approvals-and-sandbox".to_owned()),
-    }
+    let mut args = vec!["app-server".to_owned()];
     let mut files = Vec::new();
-    if let Some(schema) = request.schema {
-        args.extend(["--output-schema".to_owned(), format!("{}/{SCHEMA_FILE}", request.files_dir)]);
-        files.push(PlanFile { name: SCHEMA_FILE.to_owned(), bytes: schema.to_string().into_bytes() });
-    }
     for (name, server) in request.mcp.iter().flat_map(|mcp| &mcp.servers) {
         let file = PlanFile { name: format!("mcp-{name}.sh"), bytes: mcp_script(name, server)? };
         let script = toml_text(&format!("{}/{}", request.files_dir, file.name));
@@ -82,22 +62,27 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         args.extend(["-c".to_owned(), format!("mcp_servers.{name}.args=[{script}]")]);
         files.push(file);
     }
-    if let Some(id) = request.resume {
-        // A subcommand of `exec`, after the options that belong to `exec` itself.
-        plain_word("session_id", id)?;
-        args.extend(["resume".to_owned(), id.to_owned()]);
-    }
-    args.push("-".to_owned());
+    let channel = Channel {
+        opening: frames::opening(request),
+        prepared: vec![frames::prompt(prompt, request.schema)],
+        // The end of a turn is a line like others; the parser knows it.
+        close_when: None,
+        acknowledges: true,
+    };
+    channel.check()?;
+    // The parser writes the interrupt, since it names the turn.
+    let mut stop = vec![StopStep::Write { bytes: Vec::new(), wait_ms: 3_000 }];
+    stop.extend(stop_by_interrupt());
     Ok(Plan {
         program: Program::Path(PROGRAM.to_owned()),
         args,
-        stdin: Some(prompt.as_bytes().to_vec()),
+        stdin: None,
         files,
-        channel: None,
+        channel: Some(channel),
         env: vec![("NO_COLOR".to_owned(), "1".to_owned())],
         env_allow: &ENV_ALLOW,
         keys: Vec::new(),
-        stop: stop_by_interrupt(),
+        stop,
         source_session_id: request.resume.map(str::to_owned),
         warnings: Vec::new(),
     })
@@ -158,76 +143,71 @@ fn toml_text(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::{Value, json};
 
-    #[test]
-    fn a_session_is_gone_on_with_by_a_subcommand() {
-        let request = Request {
-            prompt: Some("go on"),
-            resume: Some("01a1"),
-            permissions: Permissions::Full,
-            ..Request::default()
-        };
-        let plan = plan(&request).unwrap();
-        assert!(plan.args.join(" ").ends_with("sandbox resume 01a1 -"), "{:?}", plan.args);
-        assert_eq!(plan.source_session_id.as_deref(), Some("01a1"));
+    use super::*;
+    use crate::request::Permissions;
+
+    /// The command line, and the frames in order: those that are prepared last.
+    fn told(request: &Request<'_>) -> (String, Vec<Value>) {
+        let plan = plan(request).unwrap();
+        let channel = plan.channel.unwrap();
+        let opening = channel.opening.iter().map(|frame| serde_json::from_slice(&frame.bytes).unwrap());
+        let frames = opening.chain(channel.prepared.into_iter().map(|frame| frame.message)).collect();
+        (plan.args.join(" "), frames)
     }
 
     #[test]
-    fn each_field_has_its_option() {
+    fn a_session_is_gone_on_with_by_its_thread() {
+        let request = Request { prompt: Some("go on"), resume: Some("01a1"), ..Request::default() };
+        let (args, frames) = told(&request);
+        assert_eq!(args, "app-server");
+        let params = json!({ "threadId": "01a1", "excludeTurns": true, "approvalPolicy": "never" });
+        assert_eq!(frames[2], json!({ "id": "resume", "method": "thread/resume", "params": params }));
+        assert_eq!(plan(&request).unwrap().source_session_id.as_deref(), Some("01a1"));
+    }
+
+    #[test]
+    fn each_field_has_its_place() {
+        let schema = json!({ "type": "object" });
         let request = Request {
             prompt: Some("-x\ny"),
             model: Some("gpt-5"),
-            system: Some("say \"hi\"\\\n\u{7f}ü"),
+            system: Some("say \"hi\""),
             effort: Some("high"),
             permissions: Permissions::Edit,
+            cwd: "/w",
+            schema: Some(&schema),
             new_session: "ignored: codex chooses",
             ..Request::default()
         };
+        let (args, frames) = told(&request);
+        assert_eq!(args, "app-server");
+        let params = json!({
+            "cwd": "/w", "model": "gpt-5", "developerInstructions": "say \"hi\"", "sandbox": "workspace-write",
+            "approvalPolicy": "never", "config": { "model_reasoning_effort": "high" },
+        });
+        assert_eq!(frames[1], json!({ "method": "initialized" }));
+        assert_eq!(frames[2], json!({ "id": "start.form", "method": "thread/start", "params": params }));
+        let input = json!([{ "type": "text", "text": "-x\ny" }]);
+        let params = json!({ "threadId": null, "input": input, "outputSchema": schema });
+        assert_eq!(frames[3], json!({ "id": "prompt", "method": "turn/start", "params": params }));
         let plan = plan(&request).unwrap();
-        assert_eq!(
-            plan.args,
-            [
-                "exec",
-                "--json",
-                "--skip-git-repo-check",
-                "-m",
-                "gpt-5",
-                "-c",
-                "model_reasoning_effort=\"high\"",
-                "-c",
-                "developer_instructions=\"say \\\"hi\\\"\\\\\\n\\u007fü\"",
-                "-s",
-                "workspace-write",
-                "-",
-            ]
-        );
-        assert_eq!(plan.stdin.as_deref(), Some(&b"-x\ny"[..]));
-        assert_eq!(plan.source_session_id, None);
+        assert_eq!((plan.stdin, plan.source_session_id, plan.files), (None, None, vec![]));
     }
 
     #[test]
-    fn schema_and_servers_are_files_and_no_secret_is_an_argument() {
-        let schema = serde_json::json!({ "type": "object" });
+    fn servers_are_files_and_no_secret_is_an_argument() {
         let mut mcp = crate::mcp::tests::two_servers();
         let request = Request { prompt: Some("x"), mcp: Some(&mcp), files_dir: "/f", ..Request::default() };
         assert_eq!(plan(&request).unwrap_err().field(), "mcp", "an address would be seen by ps");
         mcp.servers.remove("far");
-        let request = Request {
-            prompt: Some("x"),
-            schema: Some(&schema),
-            mcp: Some(&mcp),
-            files_dir: "/f",
-            resume: Some("01a1"),
-            ..Request::default()
-        };
+        let request = Request { prompt: Some("x"), mcp: Some(&mcp), files_dir: "/f", ..Request::default() };
         let plan = plan(&request).unwrap();
-        let told = "--output-schema /f/schema.json -c mcp_servers.near.command=\"/bin/sh\" \
-                    -c mcp_servers.near.args=[\"/f/mcp-near.sh\"] resume 01a1 -";
-        assert!(plan.args.join(" ").ends_with(told), "{:?}", plan.args);
-        let text = |at: usize| String::from_utf8(plan.files[at].bytes.clone()).unwrap();
-        assert_eq!(text(0), r#"{"type":"object"}"#);
-        assert_eq!(text(1), "export TOKEN='s3cr'\\''3t'\nexec 'serve' 'it'\\''s'\n");
+        let told = "app-server -c mcp_servers.near.command=\"/bin/sh\" -c mcp_servers.near.args=[\"/f/mcp-near.sh\"]";
+        assert_eq!(plan.args.join(" "), told);
+        let text = String::from_utf8(plan.files[0].bytes.clone()).unwrap();
+        assert_eq!(text, "export TOKEN='s3cr'\\''3t'\nexec 'serve' 'it'\\''s'\n");
         let McpServer::Command { env, .. } = mcp.servers.get_mut("near").unwrap() else { unreachable!() };
         env.insert("A;B".to_owned(), "x".to_owned());
         let request = Request { prompt: Some("x"), mcp: Some(&mcp), ..Request::default() };
@@ -237,12 +217,14 @@ mod tests {
     #[test]
     fn permissions_are_codex_own_words() {
         let words = |permissions| {
-            let request = Request { prompt: Some("x"), permissions, ..Request::default() };
-            plan(&request).unwrap().args[3..].join(" ")
+            let (_, frames) = told(&Request { prompt: Some("x"), permissions, ..Request::default() });
+            let params = &frames[2]["params"];
+            (frames[2]["id"].clone(), params["sandbox"].clone(), params["approvalPolicy"].clone())
         };
-        assert_eq!(words(Permissions::Cli), "-");
-        assert_eq!(words(Permissions::ReadOnly), "-s read-only -");
-        assert_eq!(words(Permissions::Full), "--dangerously-bypass-approvals-and-sandbox -");
+        assert_eq!(words(Permissions::Cli), (json!("start"), Value::Null, json!("never")));
+        assert_eq!(words(Permissions::ReadOnly), (json!("start"), json!("read-only"), json!("never")));
+        assert_eq!(words(Permissions::Full), (json!("start"), json!("danger-full-access"), json!("never")));
+        assert_eq!(words(Permissions::Ask), (json!("start.ask"), json!("workspace-write"), json!("untrusted")));
     }
 
     #[test]
@@ -252,8 +234,7 @@ mod tests {
         assert_eq!(field(Request { prompt: Some("x"), turns_max: Some(3), ..Request::default() }), "turns_max");
         assert_eq!(field(Request { prompt: Some("x"), allowed_tools: &tools, ..Request::default() }), "allowed_tools");
         assert_eq!(field(Request { prompt: Some("a\0"), ..Request::default() }), "prompt");
-        let quotes = "\"".repeat(80 << 10);
-        assert_eq!(field(Request { prompt: Some("x"), system: Some(&quotes), ..Request::default() }), "system");
+        assert_eq!(field(Request { prompt: Some("x"), resume: Some("-x"), ..Request::default() }), "session_id");
         let long = "ü".repeat(PROMPT_CHARS_MAX);
         assert!(plan(&Request { prompt: Some(&long), ..Request::default() }).is_ok());
         assert_eq!(field(Request { prompt: Some(&format!("{long}x")), ..Request::default() }), "prompt");

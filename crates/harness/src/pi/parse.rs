@@ -1,7 +1,8 @@
-//! The parser of Pi's JSON lines.
+//! The parser of Pi's JSON lines: of its rpc mode, and of its json mode, in which earlier releases started it.
 //!
 //! Job: events of each line that is understood; a line that is not is kept. Owns: the session that is bound, the number
-//! of the message, which of its blocks were shown, and how the last one ended.
+//! of the message, which of its blocks were shown, how the last one ended, and in rpc mode how far the conversation is
+//! ([`super::talk`]).
 //!
 //! Pi's messages have no ids, so a block's id is the number of its message in this run, a slash, the block's index.
 //! Pi tries again after a message that failed: so a failure is the last word only at the end of its output.
@@ -13,7 +14,9 @@ use longhaul_model::event::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::NAME;
+use super::talk::Talk;
+use super::{NAME, frames};
+use crate::channel::Reply;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
@@ -28,8 +31,7 @@ const SHOWN_MAX: usize = 64;
 const INDEX_MAX: u64 = 99_999;
 
 /// Types of lines that are known and say nothing that an event says.
-const SILENT: [&str; 14] = [
-    "agent_start",
+const SILENT: [&str; 12] = [
     "agent_settled",
     "turn_start",
     "turn_end",
@@ -37,7 +39,6 @@ const SILENT: [&str; 14] = [
     "auto_retry_end",
     "queue_update",
     "compaction_start",
-    "compaction_end",
     "entry_appended",
     "session_info_changed",
     "thinking_level_changed",
@@ -61,6 +62,9 @@ const SILENT_GROWTH: [&str; 9] = [
 /// Who speaks in a message that is not the agent's: echoes, and results that their tool's end has told.
 const OTHERS: [&str; 7] =
     ["system", "user", "toolResult", "bashExecution", "custom", "branchSummary", "compactionSummary"];
+
+/// Questions of extensions that wait for an answer; the others only show something.
+const DIALOGS: [&str; 4] = ["select", "confirm", "input", "editor"];
 
 /// How the line of an end begins that is too long to be read: it repeats the whole conversation.
 const LONG_END: &[u8] = b"{\"type\":\"agent_end\"";
@@ -103,11 +107,15 @@ struct State {
     /// Pieces of a long `agent_end` come in.
     #[serde(rename = "e", default)]
     long_end: bool,
+    /// The conversation, where it is one.
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    talk: Option<Talk>,
 }
 
 /// Makes events of Pi's lines.
 pub(super) struct PiParser {
     state: State,
+    replies: Vec<Reply>,
 }
 
 /// The line, or a part of it, has a shape that is not known.
@@ -117,7 +125,7 @@ type Parsed = Result<(), Unknown>;
 
 impl PiParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
-        Ok(Self { state: saved::decode(NAME, VERSION, saved)? })
+        Ok(Self { state: saved::decode(NAME, VERSION, saved)?, replies: Vec::new() })
     }
 }
 
@@ -135,10 +143,11 @@ impl Parser for PiParser {
             (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
             (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
         };
-        if parsed.and_then(|value: Value| self.state.take(&value, out)).is_err() {
+        let replies = &mut self.replies;
+        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
             self.state.pieces.keep(line, out);
             match line.stream {
-                OutputStream::Stdout => self.state.piece(line, out),
+                OutputStream::Stdout => self.state.piece(line, out, replies),
                 OutputStream::Stderr => self.state.complaint(line.bytes),
             }
         }
@@ -155,6 +164,18 @@ impl Parser for PiParser {
     fn state(&self) -> Vec<u8> {
         saved::encode(NAME, VERSION, &self.state)
     }
+
+    fn take_replies(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.replies)
+    }
+
+    fn at_rest(&self) -> bool {
+        self.state.talk.as_ref().is_some_and(Talk::at_rest)
+    }
+
+    fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
+        self.state.talk.as_ref().filter(|talk| talk.hears()).map(|_| frames::input(input_id, text))
+    }
 }
 
 fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
@@ -162,20 +183,34 @@ fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
 }
 
 impl State {
-    fn take(&mut self, line: &Value, out: &mut Vec<EventData>) -> Parsed {
+    fn take(&mut self, line: &Value, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) -> Parsed {
         match known(text(line, "type"))? {
-            "session" => {
-                let session = known(id(line, "id"))?;
-                if self.session.as_deref() != Some(session) {
-                    self.session = Some(session.to_owned());
-                    out.push(SessionBound { session_id: None, source_session_id: session.to_owned() }.into());
+            "session" => self.bind(known(id(line, "id"))?, out),
+            "response" => return self.answered(line, out, replies),
+            "extension_ui_request" => {
+                let (asked, method) = (known(id(line, "id"))?, known(text(line, "method"))?);
+                if DIALOGS.contains(&method) {
+                    let title = short(text(line, "title").unwrap_or("something"));
+                    warn("source", &format!("an extension asked for {title}, and nobody could answer"), out);
+                    replies.push(Reply::Frame(frames::cancelled(asked)));
                 }
             }
-            "message_start" => {
-                if known(role(line))? == "assistant" {
-                    self.begin(out);
+            "extension_error" => warn("source", known(text(line, "error"))?, out),
+            "agent_start" => {
+                if let Some(talk) = &mut self.talk {
+                    talk.starts();
                 }
             }
+            "compaction_end" => {
+                if let Some(talk) = &mut self.talk {
+                    talk.compacted(replies);
+                }
+            }
+            "message_start" => match (known(role(line))?, &mut self.talk) {
+                ("assistant", _) => self.begin(out),
+                ("user", Some(talk)) => talk.takes(out),
+                _ => {}
+            },
             "message_update" => return self.grow(known(line.get("assistantMessageEvent"))?, out),
             "message_end" => {
                 if known(role(line))? == "assistant" {
@@ -203,13 +238,52 @@ impl State {
                     number("maxAttempts"),
                     number("delayMs"),
                 );
-                out.push(Warning { code: "retry".to_owned(), message: message.clone() }.into());
+                warn("retry", &message, out);
                 self.lose(&message, out);
                 self.last = Last::None;
+                if let Some(talk) = &mut self.talk {
+                    talk.retries();
+                }
             }
-            "agent_end" => self.agent_end(is_true(line, "willRetry"), out),
+            "agent_end" => self.agent_end(is_true(line, "willRetry"), out, replies),
             kind if SILENT.contains(&kind) => {}
             _ => return Err(Unknown),
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, session: &str, out: &mut Vec<EventData>) {
+        if self.session.as_deref() != Some(session) {
+            self.session = Some(session.to_owned());
+            out.push(SessionBound { session_id: None, source_session_id: session.to_owned() }.into());
+        }
+    }
+
+    /// An answer to what it was told in its rpc mode.
+    fn answered(&mut self, line: &Value, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) -> Parsed {
+        let error = (!is_true(line, "success")).then(|| text(line, "error").unwrap_or("it gave no reason"));
+        let Some(asked) = id(line, "id") else {
+            warn("source", &format!("pi did not understand what it was told: {}", known(error)?), out);
+            return Ok(());
+        };
+        if let Some((input, command)) = frames::asked(asked) {
+            let talk = self.talk.get_or_insert_default();
+            match (input, error) {
+                (_, None) => talk.accepts(input, command, replies),
+                (Some(_), Some(error)) => warn("source", &format!("pi did not take a message: {error}"), out),
+                (None, Some(error)) => {
+                    talk.fails();
+                    self.last = Last::Failed(code("error", error).to_owned(), short(error));
+                }
+            }
+            return Ok(());
+        }
+        if asked != frames::ABORT {
+            let ours = asked == frames::STATE || asked.starts_with(frames::REST);
+            let state = known(line.get("data").filter(|data| ours && data.is_object()))?;
+            let session = known(id(state, "sessionId"))?;
+            self.bind(session, out);
+            self.talk.get_or_insert_default().is(asked, state, out);
         }
         Ok(())
     }
@@ -308,15 +382,21 @@ impl State {
         Ok(())
     }
 
-    fn agent_end(&self, will_retry: bool, out: &mut Vec<EventData>) {
-        if !will_retry && matches!(self.last, Last::Good) {
+    fn agent_end(&mut self, will_retry: bool, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) {
+        if will_retry {
+            return;
+        }
+        if matches!(self.last, Last::Good) {
             out.push(VerdictReported { success: true, error: None }.into());
+        }
+        if let Some(talk) = &mut self.talk {
+            talk.asks(replies);
         }
     }
 
     /// A piece of a line that is too long to be read. Of an end the last message has said how it went: Pi does not try
     /// again after a message that ended well.
-    fn piece(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
+    fn piece(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) {
         self.long_end = match line.part {
             Some(0) => line.bytes.starts_with(LONG_END),
             Some(_) => self.long_end,
@@ -324,7 +404,7 @@ impl State {
         };
         if self.long_end && line.eol {
             self.long_end = false;
-            self.agent_end(false, out);
+            self.agent_end(false, out, replies);
         }
     }
 
@@ -345,6 +425,10 @@ impl State {
         };
         self.last = Last::Failed(code.to_owned(), short(&says));
     }
+}
+
+fn warn(code: &str, message: &str, out: &mut Vec<EventData>) {
+    out.push(Warning { code: code.to_owned(), message: message.to_owned() }.into());
 }
 
 fn role(line: &Value) -> Option<&str> {

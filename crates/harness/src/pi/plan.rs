@@ -1,10 +1,11 @@
-//! The command line of Pi.
+//! The command line of Pi, and the conversation's frames.
 //!
-//! The prompt is its standard input, a file: so it may be long, begin with a hyphen or an `@`, and is not seen by `ps`.
-//! Source: the program itself, 0.74.2, which puts what it reads there before a message among its arguments.
+//! The prompt travels in a frame: so it may be long, begin with a hyphen or an `@`, and is not seen by `ps`. Source: real
+//! runs of 0.74.2.
 
-use super::NAME;
-use crate::plan::{ENV_BASE, Plan, Program, stop_by_term};
+use super::{NAME, frames};
+use crate::channel::Channel;
+use crate::plan::{ENV_BASE, Plan, Program, StopStep, stop_by_term};
 use crate::request::{Permissions, PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "pi";
@@ -56,7 +57,7 @@ const ENV_ALLOW: [&str; 35] = [
 pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     request.check(NAME, &FIELDS)?;
     let prompt = request.prompt(NAME)?;
-    let mut args = ["--mode", "json", "-p"].map(str::to_owned).to_vec();
+    let mut args = ["--mode", "rpc"].map(str::to_owned).to_vec();
     if let Some(model) = request.model {
         plain_word("model", model)?;
         let (provider, name) = model.split_once('/').unwrap_or_default();
@@ -95,17 +96,27 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         }
         args.extend(["--session", session].map(str::to_owned));
     }
+    let channel = Channel {
+        opening: frames::opening(prompt),
+        prepared: Vec::new(),
+        // It tells an end before it tells that it tries again; the parser asks.
+        close_when: None,
+        acknowledges: true,
+    };
+    channel.check()?;
+    let mut stop = vec![StopStep::Write { bytes: frames::abort(), wait_ms: 3_000 }];
+    stop.extend(stop_by_term());
     let quiet = [("NO_COLOR", "1"), ("PI_SKIP_VERSION_CHECK", "1"), ("PI_TELEMETRY", "0")];
     Ok(Plan {
         program: Program::Path(PROGRAM.to_owned()),
         args,
-        stdin: Some(prompt.as_bytes().to_vec()),
+        stdin: None,
         files: Vec::new(),
-        channel: None,
+        channel: Some(channel),
         env: quiet.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         env_allow: &ENV_ALLOW,
         keys: Vec::new(),
-        stop: stop_by_term(),
+        stop,
         source_session_id: None,
         warnings: Vec::new(),
     })
@@ -113,6 +124,8 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     #[test]
@@ -130,11 +143,14 @@ mod tests {
         let plan = plan(&request).unwrap();
         assert_eq!(
             plan.args.join(" "),
-            "--mode json -p --provider openrouter --model some/model --thinking high --tools read,grep,find,ls \
+            "--mode rpc --provider openrouter --model some/model --thinking high --tools read,grep,find,ls \
              --append-system-prompt -README.md\n --session 01a1fd15-6831"
         );
-        assert_eq!(plan.stdin.as_deref(), Some(&b"-x\n@y"[..]));
-        assert_eq!(plan.source_session_id, None);
+        assert_eq!((plan.stdin, plan.source_session_id), (None, None));
+        let said: Vec<Value> =
+            plan.channel.unwrap().opening.iter().map(|frame| serde_json::from_slice(&frame.bytes).unwrap()).collect();
+        let prompt = json!({ "id": "prompt", "type": "prompt", "message": "-x\n@y", "streamingBehavior": "steer" });
+        assert_eq!(said, [json!({ "id": "state", "type": "get_state" }), prompt]);
         assert!(plan.env.contains(&("PI_TELEMETRY".to_owned(), "0".to_owned())));
     }
 
@@ -143,8 +159,8 @@ mod tests {
         let good = Request { prompt: Some("x"), ..Request::default() };
         let field = |request: Request<'_>| plan(&request).unwrap_err().field();
         let tools = ["bash".to_owned()];
-        assert_eq!(plan(&good).unwrap().args, ["--mode", "json", "-p"]);
-        assert_eq!(plan(&Request { permissions: Permissions::Full, ..good.clone() }).unwrap().args.len(), 3);
+        assert_eq!(plan(&good).unwrap().args, ["--mode", "rpc"]);
+        assert_eq!(plan(&Request { permissions: Permissions::Full, ..good.clone() }).unwrap().args.len(), 2);
         for model in ["sonnet", "/sonnet", "anthropic/", "anthropic/-p", "-m/x", "a b/c"] {
             assert_eq!(field(Request { model: Some(model), ..good.clone() }), "model", "{model}");
         }

@@ -13,7 +13,7 @@ use longhaul_model::event::OutputStream;
 pub struct Recorded {
     pub name: String,
     pub harness: &'static dyn Harness,
-    /// The file: of a conversation by ACP with what the recorder said, each such line behind [`SAID`].
+    /// The file: of a conversation with what the recorder said, each such line behind [`SAID`].
     pub raw: Vec<u8>,
     pub stdout: Vec<u8>,
     /// What it wrote to stderr, where that was recorded: it comes after all of stdout.
@@ -51,6 +51,7 @@ pub fn all() -> Vec<Recorded> {
         ("claude", "claude"),
         ("claude-2.1.197", "claude"),
         ("codex", "codex"),
+        ("codex-app-server", "codex"),
         ("copilot", "copilot"),
         ("gemini", "gemini"),
         ("kimi", "kimi"),
@@ -58,6 +59,7 @@ pub fn all() -> Vec<Recorded> {
         ("passthrough", "passthrough"),
         ("pi", "pi"),
         ("pi-0.87.1", "pi"),
+        ("pi-rpc", "pi"),
         ("qwen", "qwen"),
     ] {
         for entry in std::fs::read_dir(folder().join(dir)).unwrap() {
@@ -65,7 +67,14 @@ pub fn all() -> Vec<Recorded> {
             if path.extension().is_some_and(|e| e == "jsonl") {
                 let name = format!("{dir}/{}", path.file_stem().unwrap().to_str().unwrap());
                 let raw = std::fs::read(&path).unwrap();
-                let stdout = if speaks_acp(harness) { as_ours(&raw) } else { raw.clone() };
+                let stdout = match harness {
+                    harness if speaks_acp(harness) => as_ours(&raw),
+                    _ => raw
+                        .split_inclusive(|b| *b == b'\n')
+                        .filter(|line| !line.starts_with(SAID))
+                        .collect::<Vec<_>>()
+                        .concat(),
+                };
                 let stderr = std::fs::read(path.with_extension("stderr")).unwrap_or_default();
                 found.push(Recorded { name, harness: find(harness).unwrap(), raw, stdout, stderr });
             }

@@ -11,8 +11,8 @@ use super::environment::Environment;
 use super::session::Session;
 use super::trouble::{BAD_CONFIG, OWN, Trouble};
 use super::{
-    approve, attach, backup, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore, resume, rm,
-    run, send, serve, server, service, sessions, share, token, verify, version, wait, why,
+    approve, attach, backup, bench, cancel, completions, config, doctor, drain, inspect, logs, prune, ps, restore,
+    resume, rm, run, send, serve, server, service, sessions, share, token, verify, version, wait, why,
 };
 
 /// What a new user sees last.
@@ -87,6 +87,7 @@ enum Verb {
     Drain(drain::Args),
     Verify(verify::Args),
     Doctor(doctor::Args),
+    Bench(Box<bench::Args>),
     Config(config::Args),
     /// Print the version
     Version,
@@ -129,6 +130,7 @@ impl Cli {
             Verb::Service(args) => return service::run(args, &session),
             Verb::Verify(args) => return verify::run(&args, &session),
             Verb::Config(args) => return config::run(&args, &session),
+            Verb::Bench(args) => return bench::run(&args, &session),
             Verb::Version => return version::run(&session),
             Verb::Completions(args) => return completions::run(&args, &session),
             _ => {}
@@ -173,6 +175,7 @@ impl Verb {
             | Self::Service(_)
             | Self::Verify(_)
             | Self::Config(_)
+            | Self::Bench(_)
             | Self::Version
             | Self::Completions(_) => Ok(OWN),
         }

@@ -14,6 +14,7 @@ use super::trouble::{BAD_CONFIG, Trouble};
 use crate::client::token_file;
 use crate::config::{ConfigError, KEYS, Kind, Value, schema, show_upstream};
 use crate::serve::{LISTEN_DEFAULT, live_max_default};
+use crate::traces::Target;
 
 /// Look at the configuration
 ///
@@ -66,6 +67,9 @@ fn check(session: &Session) -> Result<u8, Trouble> {
         && !token
     {
         mistakes.push(format!("{source}: {listen} can be reached from elsewhere and needs a token: set token_file"));
+    }
+    if let Err(mistake) = Target::of(config) {
+        mistakes.push(mistake.to_string());
     }
     if !mistakes.is_empty() {
         return Err(Trouble::from(ConfigError(mistakes)).status(BAD_CONFIG));
@@ -129,6 +133,7 @@ fn default(name: &str, session: &Session) -> Option<Value> {
         "limits.disk_free_min_bytes" => Value::Number(limits::DISK_FREE_MIN_BYTES),
         "limits.disk_free_min_percent" => Value::Number(limits::DISK_FREE_MIN_PERCENT),
         "limits.output_limit" => Value::Number(limits::SPOOL_BYTES_MAX),
+        "telemetry.service_name" => Value::Text("longhaul".to_owned()),
         _ => return None,
     })
 }

@@ -59,7 +59,7 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let word = if args.dry_run { "would be erased" } else { "erased" };
     for run in &old {
         if !args.dry_run {
-            client.delete(&run.project, &run.id).await?;
+            client.delete(&run.project, &run.id, Duration::ZERO).await?;
         }
         session.screen.out(&format!("{}  {word}\n", short(&run.id)))?;
     }

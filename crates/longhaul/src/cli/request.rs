@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use longhaul_api::{Confine, OnLost, Permissions, RunLimits, RunRequest};
+use longhaul_api::{Confine, Home, OnLost, Permissions, RunLimits, RunRequest};
 use longhaul_model::{ProjectId, RunId, SessionId, limits};
 
 use super::duration;
 use super::environment::{Environment, TOKEN};
 use super::escape::one_line;
-use super::run::{Args, Fence, Permit, WhenLost};
+use super::run::{Args, Fence, Permit, WhenLost, Whose};
 use super::trouble::Trouble;
 use crate::access::Token;
 
@@ -122,6 +122,7 @@ pub fn build(args: &Args, work: &Work, text: Option<String>, place: &Place<'_>) 
         permissions: args.permissions.map(Permissions::from),
         limits: limits_of(args),
         confine: args.confine.map(Confine::from),
+        home: args.home.map(Home::from),
         timeout_ms: args.timeout.as_deref().map(timeout_ms).transpose()?,
         on_lost: args.on_lost.map(OnLost::from),
         tags: tags(&args.tag)?,
@@ -182,6 +183,15 @@ impl From<Fence> for Confine {
             Fence::None => Self::None,
             Fence::Write => Self::Write,
             Fence::Full => Self::Full,
+        }
+    }
+}
+
+impl From<Whose> for Home {
+    fn from(whose: Whose) -> Self {
+        match whose {
+            Whose::User => Self::User,
+            Whose::Managed => Self::Managed,
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::cancel::cancel;
+use super::exit;
 use super::pick::{pick, short};
 use super::session::Session;
 use super::trouble::Trouble;
@@ -20,6 +21,9 @@ pub struct Args {
     /// Cancel a run first if it has not ended
     #[arg(short, long)]
     pub force: bool,
+    /// Wait until nothing of them is left in the data directory, 30 s each; status 124 if something may be
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// Does it.
@@ -28,7 +32,7 @@ pub struct Args {
 /// A run is not there or not over. Runs named before it are erased.
 pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let client = session.client().await?;
-    let mut picked = Vec::new();
+    let (mut picked, mut status) = (Vec::new(), 0);
     for word in &args.runs {
         picked.push(pick(session, &client, Some(word)).await?);
     }
@@ -41,8 +45,17 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
                     .help(format!("see what it waits for: longhaul why {id}")));
             }
         }
-        client.delete(&one.project, &one.id).await?;
-        session.screen.out(&format!("{id}  erased\n"))?;
+        let wait = if args.wait { PATIENCE } else { Duration::ZERO };
+        let erased = client.delete(&one.project, &one.id, wait).await?;
+        let said = match (args.wait, erased["bytes_gone_at"].as_str()) {
+            (false, _) => "erased".to_owned(),
+            (true, Some(at)) => format!("erased; its bytes are gone since {at}"),
+            (true, None) => {
+                status = exit::DEADLINE;
+                "erased; its bytes may still be there".to_owned()
+            }
+        };
+        session.screen.out(&format!("{id}  {said}\n"))?;
     }
-    Ok(0)
+    Ok(status)
 }

@@ -51,6 +51,15 @@ pub enum Fence {
     Full,
 }
 
+/// Whose home a run has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Whose {
+    /// Yours, with your logins
+    User,
+    /// A private one, empty at first
+    Managed,
+}
+
 /// What happens to a run whose process is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum WhenLost {
@@ -108,6 +117,9 @@ pub struct Args {
     /// What it may write and see, held by bubblewrap
     #[arg(long, value_enum, value_name = "WHAT")]
     pub confine: Option<Fence>,
+    /// Whose home it has: yours, or a private one of the session or the run that goes with it
+    #[arg(long, value_enum, value_name = "WHOSE")]
+    pub home: Option<Whose>,
     /// Memory of all its processes together, as 512M or 2G; beyond it the kernel kills
     #[arg(long, value_name = "BYTES", value_parser = super::request::bytes)]
     pub memory: Option<u64>,

@@ -15,6 +15,7 @@ use super::trouble::{BAD_CONFIG, Trouble};
 use crate::client::token_file;
 use crate::http::Origin;
 use crate::serve;
+use crate::traces::Target;
 
 /// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -171,6 +172,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         },
         hidden,
         upstreams: config.upstreams(),
+        traces: Target::of(config),
         cgroup: args.cgroup.or_else(|| cgroup(config.text("server.cgroup")?).ok()).unwrap_or_default(),
         disk: DiskFloor {
             bytes: args

@@ -1,11 +1,12 @@
 //! `longhaul service`: have systemd look after the server.
 //!
-//! Job: writes the unit, takes it away, says how it stands. Owns: unit files that bear its first line. Never: touches a
-//! unit that does not, or a running service.
+//! Job: writes the unit, has systemd start it if asked to, takes it away, says how it stands. Owns: unit files that bear
+//! its first line. Never: touches a unit that does not, or a running service.
 
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use clap::Subcommand;
 
@@ -20,6 +21,10 @@ const UNIT: &str = "longhaul.service";
 
 /// Where units of the whole machine go. Source: systemd.unit(5).
 const SYSTEM_DIR: &str = "/etc/systemd/system";
+
+/// What to do on a machine without systemd.
+const NO_SYSTEMD: &str = "systemd does not run here; start the server by what does, as `longhaul serve`, or in the \
+                          background: longhaul server start";
 
 /// No unit is installed.
 const NOT_INSTALLED: u8 = 1;
@@ -47,6 +52,9 @@ enum Verb {
     Install {
         #[command(flatten)]
         whose: Whose,
+        /// Have systemd start it too, now and with the machine
+        #[arg(long, conflicts_with = "dry_run")]
+        now: bool,
         /// User that the machine's service runs as; agents run as that user too [default: who asked, by SUDO_USER]
         #[arg(long, value_name = "NAME")]
         run_as: Option<String>,
@@ -80,6 +88,26 @@ impl Place {
     fn systemctl(&self) -> &'static str {
         if self.system { "systemctl" } else { "systemctl --user" }
     }
+
+    /// Has systemd do something, to its end.
+    fn tell(&self, words: &[&str]) -> Result<(), NotDone> {
+        let mut command = Command::new("systemctl");
+        command.args((!self.system).then_some("--user")).args(words).stdin(Stdio::null());
+        let output = command.output().map_err(NotDone::NotThere)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let what = format!("{} {}", self.systemctl(), words.join(" "));
+        Err(NotDone::Failed { what, said: if said.is_empty() { output.status.to_string() } else { said } })
+    }
+}
+
+/// Why systemd did not do it.
+#[derive(Debug)]
+enum NotDone {
+    NotThere(io::Error),
+    Failed { what: String, said: String },
 }
 
 /// What is there under the unit's name.
@@ -96,7 +124,14 @@ enum Found {
 /// There is a unit that is not ours, or the file cannot be written.
 pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     match args.verb {
-        Verb::Install { whose, run_as, dry_run } => install(&place(&whose, session)?, run_as, dry_run, session),
+        Verb::Install { whose, now, run_as, dry_run } => {
+            let place = place(&whose, session)?;
+            if dry_run {
+                session.screen.out(&unit(&place, run_as, session)?)?;
+                return Ok(0);
+            }
+            install(&place, run_as, now, session)
+        }
         Verb::Uninstall { whose, dry_run } => uninstall(&place(&whose, session)?, dry_run, session),
         Verb::Status { whose } => status(&place(&whose, session)?, session),
     }
@@ -129,30 +164,64 @@ fn foreign(file: &Path) -> Trouble {
         .help("move it away, or look after the service by that file")
 }
 
-fn install(place: &Place, run_as: Option<String>, dry_run: bool, session: &Session) -> Result<u8, Trouble> {
+fn install(place: &Place, run_as: Option<String>, now: bool, session: &Session) -> Result<u8, Trouble> {
     let unit = unit(place, run_as, session)?;
-    if dry_run {
-        session.screen.out(&unit)?;
-        return Ok(0);
-    }
     let name = place.file.display();
-    let done = match look(&place.file)? {
+    let found = look(&place.file)?;
+    let mut text = match &found {
         Found::Foreign => return Err(foreign(&place.file)),
-        Found::Ours(text) if text == unit => format!("{name} is installed already\n"),
+        Found::Ours(text) if *text == unit => format!("{name} is installed already\n"),
         Found::Ours(_) | Found::Nothing => {
             write(&place.file, &unit).map_err(|error| Trouble::new(format!("could not write {name}: {error}")))?;
             format!("wrote {name}\n")
         }
     };
     let systemctl = place.systemctl();
-    let mut text = done;
-    let _ = writeln!(text, "start it, now and with the machine:");
-    let _ = writeln!(text, "  {systemctl} daemon-reload && {systemctl} enable --now longhaul");
+    if now {
+        session.screen.out(&text)?;
+        start(place)?;
+        text = String::from("systemd has started it, and does with the machine\n");
+        if matches!(&found, Found::Ours(before) if *before != unit) {
+            let _ = writeln!(text, "if it ran before, it goes by the old unit until:\n  {systemctl} restart longhaul");
+        }
+    } else {
+        let _ = writeln!(text, "start it, now and with the machine:");
+        let _ = writeln!(text, "  {systemctl} daemon-reload && {systemctl} enable --now longhaul");
+    }
     if !place.system {
         text += "have it outlive your logout:\n  loginctl enable-linger\n";
     }
     session.screen.out(&text)?;
     Ok(0)
+}
+
+/// Has systemd read the unit and start it. The unit stays whatever comes of it.
+fn start(place: &Place) -> Result<(), Trouble> {
+    let done = place.tell(&["daemon-reload"]).and_then(|()| place.tell(&["enable", "--now", "longhaul"]));
+    let systemctl = place.systemctl();
+    match done {
+        Ok(()) => Ok(()),
+        Err(NotDone::NotThere(error)) => {
+            Err(Trouble::new(format!("the unit is written and nothing was started: systemctl: {error}"))
+                .help(NO_SYSTEMD))
+        }
+        Err(NotDone::Failed { what, said }) => {
+            let trouble = Trouble::new(format!("the unit is written, but `{what}` failed: {said}"));
+            Err(if systemd_runs() {
+                trouble.help(format!(
+                    "{systemctl} status longhaul says more; a server that runs without systemd has to go first: \
+                     longhaul server stop (its runs go on)"
+                ))
+            } else {
+                trouble.help(NO_SYSTEMD)
+            })
+        }
+    }
+}
+
+/// Whether systemd is this machine's first process. Source: sd_booted(3).
+fn systemd_runs() -> bool {
+    Path::new("/run/systemd/system").is_dir()
 }
 
 /// Under another name first: a unit is there whole or not at all.
@@ -197,8 +266,7 @@ fn status(place: &Place, session: &Session) -> Result<u8, Trouble> {
             (format!("{name} is installed, {how}\n"), 0)
         }
     };
-    let systemd = Path::new("/run/systemd/system").is_dir();
-    let next = if systemd {
+    let next = if systemd_runs() {
         format!("  {} status longhaul\n", place.systemctl())
     } else {
         "systemd does not run here\n".to_owned()

@@ -98,7 +98,7 @@ impl Session {
         {
             self.screen.note(&skew(version, found.client.address()));
         }
-        Ok(found.client)
+        Ok(found.client.in_trace(self.environment.text("TRACEPARENT"), self.environment.text("TRACESTATE")))
     }
 
     /// The same for a verb that only looks: where nothing was ever stored there is nothing to see and no reason to

@@ -37,6 +37,8 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     token: Option<String>,
+    /// The headers of the trace that new runs belong to.
+    trace: Vec<(&'static str, HeaderValue)>,
 }
 
 /// Which runs a list asks for.
@@ -88,7 +90,18 @@ impl Client {
             .user_agent(concat!("longhaul/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|_| bad("the HTTP client could not be set up"))?;
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, trace: Vec::new() })
+    }
+
+    /// The same, for runs that belong to the trace of whoever calls: what its variables `TRACEPARENT` and `TRACESTATE`
+    /// say. What cannot be a header is left out.
+    #[must_use]
+    pub fn in_trace(mut self, parent: Option<&str>, state: Option<&str>) -> Self {
+        let parent = parent.map(|text| ("traceparent", text));
+        let state = state.filter(|_| parent.is_some()).map(|text| ("tracestate", text));
+        let headers = parent.into_iter().chain(state);
+        self.trace = headers.filter_map(|(name, text)| Some((name, HeaderValue::from_str(text).ok()?))).collect();
+        self
     }
 
     /// `http://HOST:PORT`.
@@ -128,7 +141,7 @@ impl Client {
 
     /// Starts a run or attaches to the same one; the flag says whether it is new.
     pub async fn start_run(&self, request: &RunRequest) -> Result<(Snapshot, bool), ClientError> {
-        let call = self.request(Method::POST, "/v1/runs", &[]).timeout(CALL_TIMEOUT).json(request);
+        let call = self.traced(self.request(Method::POST, "/v1/runs", &[])).timeout(CALL_TIMEOUT).json(request);
         let response = self.send(call).await?;
         let new = response.status() == StatusCode::CREATED;
         Ok((self.decode(response).await?, new))
@@ -143,7 +156,7 @@ impl Client {
     ) -> Result<(Snapshot, bool), ClientError> {
         let pairs = [("project", project.to_string())];
         let path = format!("/v1/runs/{run}/resume");
-        let call = self.request(Method::POST, &path, &pairs).timeout(CALL_TIMEOUT).json(body);
+        let call = self.traced(self.request(Method::POST, &path, &pairs)).timeout(CALL_TIMEOUT).json(body);
         let response = self.send(call).await?;
         let new = response.status() == StatusCode::CREATED;
         Ok((self.decode(response).await?, new))
@@ -301,11 +314,10 @@ impl Client {
         self.decode(self.send(call).await?).await
     }
 
-    /// Erases an ended run.
-    pub async fn delete(&self, project: &ProjectId, run: &RunId) -> Result<Value, ClientError> {
-        let call = self
-            .request(Method::DELETE, &format!("/v1/runs/{run}"), &[("project", project.to_string())])
-            .timeout(CALL_TIMEOUT);
+    /// Erases an ended run, and waits for its bytes to be gone, at most `wait`.
+    pub async fn delete(&self, project: &ProjectId, run: &RunId, wait: Duration) -> Result<Value, ClientError> {
+        let pairs = [("project", project.to_string()), ("wait_ms", wait.as_millis().to_string())];
+        let call = self.request(Method::DELETE, &format!("/v1/runs/{run}"), &pairs).timeout(CALL_TIMEOUT + wait);
         self.decode(self.send(call).await?).await
     }
 
@@ -399,6 +411,10 @@ impl Client {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
+    }
+
+    fn traced(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        self.trace.iter().fold(request, |request, (name, value)| request.header(*name, value))
     }
 
     async fn get<T: DeserializeOwned>(

@@ -89,7 +89,8 @@ fn is_variable(name: &str) -> bool {
     plain && !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.starts_with("LONGHAUL_")
 }
 
-fn is_base(text: &str) -> bool {
+/// Whether a text is the address of something on the web, without user, query and fragment.
+pub(crate) fn is_base(text: &str) -> bool {
     reqwest::Url::parse(text).is_ok_and(|url| {
         matches!(url.scheme(), "http" | "https")
             && url.has_host()

@@ -30,6 +30,8 @@ pub(super) struct Request {
     pub(super) run: RunRequest,
     pub(super) digest: String,
     pub(super) messages: Vec<Message>,
+    /// The same as it came, where the dialect shows it again.
+    pub(super) input: Option<Value>,
     /// What the dialect calls a run's fields, where it has another name for them.
     pub(super) names: &'static [(&'static str, &'static str)],
     /// The run whose session it goes on with.
@@ -106,17 +108,20 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, who: &Caller) 
     if app.engine.attach(&key, &digest).await.map_err(refuse)? {
         return Ok(asked);
     }
+    // Where it has no session, one is made of it.
+    let mut alone = None;
     if let Some(previous) = &request.previous {
-        run.session_id = Some(session_of(app, &key.project, previous).await?);
+        run.session_id = session_of(app, &key.project, previous).await?;
+        alone = run.session_id.is_none().then(|| RunKey { project: key.project.clone(), run: previous.clone() });
     }
     let prompt = chat::prompt_of(&messages)?;
     let turn = chat::turn_of(&messages)?;
-    let session = run.session_id.clone();
     let mut new = runs::new_run(run, digest.clone(), key.clone(), who, (request.face, anonymous), Some(prompt))?;
     new.origin.note = request.note;
+    new.records.extend(request.input.map(|input| super::input_items::write(&key, input)));
     new.sealed.turn = turn;
     new.after = request.previous;
-    super::trace::join(&mut new, headers);
+    super::trace::join(app, &mut new, headers);
     if super::models::needs_a_command(&new.harness) {
         let text = format!("{} is not a chat model; POST /v1/runs runs commands", new.harness);
         return Err(Problem::new(ErrorCode::UnknownHarness, text).param("model").into());
@@ -127,6 +132,14 @@ async fn run_of(app: &App, request: Request, headers: &HeaderMap, who: &Caller) 
         failure.0.param = Some("model".to_owned());
         return Err(failure);
     }
+    if let Some(of) = &alone {
+        new = app.engine.continued(of, new).await.map_err(|error| {
+            let mut failure = reply::resume_failure(error, of, &key);
+            failure.0.param.get_or_insert_with(|| "previous_response_id".to_owned());
+            failure
+        })?;
+    }
+    let session = new.session.clone();
     let placeless = || chat_retry::Placeless::new(app, &key.project, &caller, &digest, retry);
     let waiting = anonymous.then(placeless);
     if let Some(at_most) = request.queue {
@@ -164,17 +177,14 @@ fn saturated(app: &App, waited: Duration) -> Failure {
         .into()
 }
 
-/// The session that an earlier run is a turn of.
-async fn session_of(app: &App, project: &ProjectId, previous: &RunId) -> Result<SessionId, Failure> {
+/// The session that an earlier run is a turn of, if it is one of any.
+async fn session_of(app: &App, project: &ProjectId, previous: &RunId) -> Result<Option<SessionId>, Failure> {
     let key = RunKey { project: project.clone(), run: previous.clone() };
     let view = runs::view(app, &key).await.map_err(|mut failure| {
         failure.0.param = Some("previous_response_id".to_owned());
         failure
     })?;
-    view.doc.run.session_id.clone().ok_or_else(|| {
-        let text = "that response has no session to go on with; name a conversation in the first request";
-        Problem::new(ErrorCode::UnsupportedField, text).param("previous_response_id").into()
-    })
+    Ok(view.doc.run.session_id.clone())
 }
 
 /// Names the run, and what was ignored, in an answer's headers.

@@ -56,6 +56,7 @@ fn request(parsed: ParsedChat) -> asked::Request {
         run,
         digest,
         messages: chat.messages,
+        input: None,
         names: &[("effort", "reasoning_effort")],
         previous: None,
         queue: Some(asked::queue(chat.queue_timeout_ms)),

@@ -8,9 +8,10 @@ use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, Problem};
-use longhaul_engine::{CancelError, DispatchError, EraseError, ResumeError};
+use longhaul_engine::{CancelError, DispatchError, EraseError, Erased, ResumeError};
 use longhaul_model::{RunKey, SessionId, limits};
 use longhaul_store::{CommitError, StoreError};
+use serde_json::json;
 
 /// Tells an SDK not to send a request again by itself.
 pub(super) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -76,6 +77,15 @@ pub(super) fn body(bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Failur
 pub(super) fn not_found(key: &RunKey) -> Failure {
     Problem::new(ErrorCode::RunNotFound, format!("there is no run {} in project {}", key.run, key.project))
         .fact("run_id", key.run.as_str())
+        .into()
+}
+
+/// The run was deleted, then; and whether its bytes are gone.
+pub(super) fn erased(key: &RunKey, erased: &Erased) -> Failure {
+    Problem::new(ErrorCode::RunGone, format!("run {} was deleted", key.run))
+        .fact("run_id", key.run.as_str())
+        .fact("erased_at", json!(erased.at))
+        .fact("bytes_gone_at", json!(erased.bytes_gone_at))
         .into()
 }
 

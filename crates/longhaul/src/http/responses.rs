@@ -113,6 +113,8 @@ fn request(parsed: ParsedResponse) -> asked::Request {
         run,
         digest,
         messages,
+        // Whoever wants nothing stored gets a run all the same, which cannot be without its log.
+        input: (response.store != Some(false)).then_some(response.input),
         names: NAMES,
         previous,
         // Whoever does not wait for the answer does not wait for a place either.
@@ -193,7 +195,7 @@ pub(super) async fn erase(
     Ok(Json(json!({ "id": id, "object": "response", "deleted": true })))
 }
 
-fn key(query: &Query, id: &str) -> Result<RunKey, Failure> {
+pub(super) fn key(query: &Query, id: &str) -> Result<RunKey, Failure> {
     let project = query.project()?.unwrap_or_else(ProjectId::default_project);
     Ok(RunKey { project, run: run_of(id, "id")? })
 }

@@ -64,7 +64,7 @@ pub(super) async fn resume(
     let key = RunKey { project: of.project.clone(), run };
     request.harness = Some(runs::view(&app, &of).await?.doc.run.harness);
     let mut new = runs::new_run(request, digest.clone(), key.clone(), &caller, ("runs", anonymous), None)?;
-    super::trace::join(&mut new, &headers);
+    super::trace::join(&app, &mut new, &headers);
     let dispatched = app.engine.resume(&of, new).await.map_err(|error| match error {
         ResumeError::Dispatch(DispatchError::Conflict { .. }) if by_operation => {
             Failure::new(ErrorCode::OperationConflict, "this op_id was used with another body")

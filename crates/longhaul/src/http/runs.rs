@@ -30,8 +30,10 @@ pub(super) fn snapshot(view: &View, text: bool) -> Snapshot {
 pub(super) async fn view(app: &App, key: &RunKey) -> Result<View, Failure> {
     match app.engine.view(key).await? {
         Some(view) => Ok(view),
-        None if app.engine.is_gone(key).await? => Err(reply::gone(key)),
-        None => Err(reply::not_found(key)),
+        None => Err(match app.engine.erased(key).await? {
+            Some(erased) => reply::erased(key, &erased),
+            None => reply::not_found(key),
+        }),
     }
 }
 
@@ -121,6 +123,7 @@ pub(super) fn new_run(
         idle_ms: run_limits.idle_ms,
         timeout_ms: request.timeout_ms.unwrap_or(limits::TIMEOUT_DEFAULT.as_millis() as u64),
         new_session: uuid::Uuid::new_v4().to_string(),
+        home: request.home,
         contained: Contained {
             memory_bytes_max: run_limits.memory_bytes_max,
             tasks_max: run_limits.tasks_max,
@@ -182,7 +185,7 @@ pub(super) async fn create(
     let project = caller.project(request.project.clone())?;
     let key = RunKey { project, run };
     let mut new = new_run(request, digest.clone(), key.clone(), &caller, ("runs", anonymous), None)?;
-    super::trace::join(&mut new, &headers);
+    super::trace::join(&app, &mut new, &headers);
     let dispatched = app.engine.dispatch(new).await.map_err(|e| reply::dispatch_failure(e, &key))?;
     accepted(&app, &key, &digest, dispatched).await
 }
@@ -283,10 +286,16 @@ pub(super) async fn erase(
     PathId(id): PathId,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Failure> {
-    let key = Query::parse(raw.as_deref(), &["project"])?.key(&id)?;
+    let query = Query::parse(raw.as_deref(), &["project", "wait_ms"])?;
+    let key = query.key(&id)?;
+    let wait = query.wait()?;
     forget(&app, &key).await?;
+    let bytes_gone_at = app.engine.wait_gone(&key, wait).await?;
     let gone = ["events", "row", "output", "secrets", "directories that longhaul made"];
-    Ok(Json(json!({ "id": key.run, "object": "run.deleted", "deleted": true, "gone": gone })).into_response())
+    let body = json!({
+        "id": key.run, "object": "run.deleted", "deleted": true, "gone": gone, "bytes_gone_at": bytes_gone_at,
+    });
+    Ok(Json(body).into_response())
 }
 
 /// `GET /v1/runs/{id}/why`.

@@ -77,6 +77,7 @@ const TABLE: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/responses/{id}", need(Scope::Read, Names::Query)),
     (Method::DELETE, "/v1/responses/{id}", need(Scope::Operate, Names::Query)),
     (Method::POST, "/v1/responses/{id}/cancel", need(Scope::Run, Names::Query)),
+    (Method::GET, "/v1/responses/{id}/input_items", need(Scope::Read, Names::Query)),
     (Method::GET, "/v1/stream", need(Scope::Read, Names::Query)),
     (Method::GET, "/v1/stream/runs/{id}", LOOK),
     (Method::GET, "/v1/stream/__ds/jwks.json", Need { open: true, ..need(Scope::Read, Names::Nothing) }),

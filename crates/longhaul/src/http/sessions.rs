@@ -21,6 +21,7 @@ fn shown(app: &App, session: &Session) -> Value {
         "harness": session.harness,
         "model": session.model,
         "cwd": session.cwd,
+        "home": session.home(),
         "profile": session.profile,
         "source_session_id": session.source_session_id,
         "turns": session.turns,
@@ -74,11 +75,16 @@ pub(super) async fn erase(
     PathId(id): PathId,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Failure> {
-    let key = key(&Query::parse(raw.as_deref(), &["project"])?, &id)?;
+    let query = Query::parse(raw.as_deref(), &["project", "wait_ms"])?;
+    let (key, wait) = (key(&query, &id)?, query.wait()?);
     match app.engine.erase_session(&key).await {
-        Ok(()) => {
+        Ok(erased) => {
+            let bytes_gone_at = app.engine.wait_session_gone(&erased, wait).await;
             let gone = ["record", "directories that longhaul made"];
-            let body = json!({ "id": key.id, "object": "session.deleted", "deleted": true, "gone": gone });
+            let body = json!({
+                "id": key.id, "object": "session.deleted", "deleted": true, "gone": gone,
+                "bytes_gone_at": bytes_gone_at,
+            });
             Ok(Json(body).into_response())
         }
         Err(SessionEraseError::NotFound) => Err(not_found(&key)),

@@ -186,6 +186,29 @@ const scenarios = {
     return { dense: seen.every((number, at) => number === at), text, final: told(final), breaks };
   },
 
+  // On from a response that named no conversation, and on from that; what each was asked, page by page.
+  async responses_in_turns() {
+    const api = client();
+    const create = (more) => api.responses.create({ model: "demo/echo", ...more });
+    const first = await create({ input: "one" });
+    const said = ["two", "three", "four"].map((content) => ({ role: "user", content }));
+    const second = await create({ input: said, previous_response_id: first.id });
+    const third = await create({ input: "five", previous_response_id: second.id });
+    const items = [];
+    for await (const item of api.responses.inputItems.list(second.id, { limit: 2, order: "asc" }))
+      items.push([item.role, item.content[0].type, item.content[0].text]);
+    const newest = [];
+    for await (const item of api.responses.inputItems.list(first.id)) newest.push(item.content[0].text);
+    return {
+      texts: [first.output_text, third.output_text],
+      previous: second.previous_response_id === first.id && third.previous_response_id === second.id,
+      conversations: [!first.conversation, second.conversation.id === third.conversation.id],
+      items,
+      newest,
+      branch: await failure(() => create({ input: "x", previous_response_id: first.id })),
+    };
+  },
+
   async responses_cancelled() {
     const api = client();
     const begun = await api.responses.create({ model: "demo/slow", input: "600", background: true });
@@ -216,7 +239,7 @@ const scenarios = {
     return {
       unknown_harness: await failure(() => create({ model: "nobody/x" })),
       unknown_field: await failure(() => create({ temprature: 1 })),
-      no_session: await failure(() => create({ previous_response_id: failed.id })),
+      other_model: await failure(() => create({ previous_response_id: failed.id })),
       nobody: await failure(() => api.responses.retrieve("resp_nobody")),
       failed: await failure(() => create({ model: "demo/fail" })),
       failed_later: told(failed),

@@ -137,6 +137,22 @@ def responses():
             "background": ended.background, "ended": told(ended)}
 
 
+def responses_in_turns():
+    """On from a response that named no conversation, and on from that; what each was asked, page by page."""
+    api = client()
+    first = api.responses.create(model="demo/echo", input="one")
+    said = [{"role": "user", "content": text} for text in ("two", "three", "four")]
+    second = api.responses.create(model="demo/echo", input=said, previous_response_id=first.id)
+    third = api.responses.create(model="demo/echo", input="five", previous_response_id=second.id)
+    pages = list(api.responses.input_items.list(second.id, limit=2, order="asc"))
+    return {"texts": [first.output_text, third.output_text],
+            "previous": [reply.previous_response_id for reply in (second, third)] == [first.id, second.id],
+            "conversations": [first.conversation is None, second.conversation.id == third.conversation.id],
+            "items": [[item.role, item.content[0].type, item.content[0].text] for item in pages],
+            "newest": [item.content[0].text for item in api.responses.input_items.list(first.id)],
+            "branch": failure(lambda: api.responses.create(model="demo/echo", input="x", previous_response_id=first.id))}
+
+
 def responses_resumed():
     """A background stream that breaks, however often, goes on after the last event that came."""
     api, seen, text, breaks, response, final = client(max_retries=8), [], "", 0, None, None
@@ -186,7 +202,7 @@ def responses_errors():
     return {
         "unknown_harness": failure(lambda: create(model="nobody/x")),
         "unknown_field": failure(lambda: create(extra_body={"temprature": 1})),
-        "no_session": failure(lambda: create(previous_response_id=failed.id)),
+        "other_model": failure(lambda: create(previous_response_id=failed.id)),
         "nobody": failure(lambda: api.responses.retrieve("resp_nobody")),
         "failed": failure(lambda: create(model="demo/fail")),
         "failed_later": told(failed),

@@ -17,7 +17,8 @@ while (!over) {
       over ||= batch.streamClosed;
     });
     await reader.closed;
-    over ||= reader.streamClosed;
+    // The last batch may come after the reader says that it is done.
+    for (let n = 0; n < 500 && reader.streamClosed && !over; n++) await new Promise((resolve) => setTimeout(resolve, 10));
   } catch (error) {
     console.error(`again: ${error}`);
   }

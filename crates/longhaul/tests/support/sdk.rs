@@ -258,7 +258,7 @@ impl Sdk {
             json!({
                 "unknown_harness": error("NotFoundError", 404, "unknown_harness", "not_found_error", json!("model")),
                 "unknown_field": error("BadRequestError", 400, "unknown_field", "invalid_request_error", json!("temprature")),
-                "no_session": error("BadRequestError", 400, "unsupported_field", "invalid_request_error", json!("previous_response_id")),
+                "other_model": error("ConflictError", 409, "session_conflict", "conflict_error", json!("model")),
                 "nobody": error("NotFoundError", 404, "run_not_found", "not_found_error", Value::Null),
                 "failed": error(self.names.internal, 502, "run_failed", "upstream_error", Value::Null),
                 "failed_in_a_stream": "response.failed",
@@ -269,6 +269,31 @@ impl Sdk {
         let want = completed("demo/slow", &counted(3), &["message"], [100, 15, 115], &json!({}));
         assert_eq!(self.run("responses_retry", base).await, want);
         assert_eq!(server.stored().await.0.len(), before + 4, "its retries found the run that was there");
+        assert_no_process(&server.data()).await;
+    }
+
+    /// Turns of a conversation that nobody named, and their input.
+    pub async fn responses_in_turns(&self) {
+        let server = Server::start().await;
+        let mut facts = self.run("responses_in_turns", &server.base).await;
+        let branch = facts.as_object_mut().unwrap().remove("branch").unwrap();
+        assert_eq!(
+            (&branch["class"], &branch["code"]),
+            (&json!("ConflictError"), &json!("session_conflict")),
+            "{branch}"
+        );
+        let item = |text: &str| json!(["user", "input_text", text]);
+        assert_eq!(
+            facts,
+            json!({
+                "texts": ["one", "five"],
+                "previous": true,
+                "conversations": [true, true],
+                "items": [item("two"), item("three"), item("four")],
+                "newest": ["one"],
+            })
+        );
+        assert_eq!(server.stored().await.0.len(), 3);
         assert_no_process(&server.data()).await;
     }
 

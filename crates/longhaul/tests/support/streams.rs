@@ -114,7 +114,7 @@ impl Follower {
     }
 
     /// The JSON messages up to the end of the stream, and the offset there.
-    pub async fn to_the_end(&mut self) -> (Vec<Value>, String) {
+    pub async fn rest(&mut self) -> (Vec<Value>, String) {
         let (mut all, mut at) = (Vec::new(), String::new());
         while let Some((data, next)) = self.next().await {
             let data: Vec<Value> = data.map(|data| serde_json::from_str(&data).unwrap()).unwrap_or_default();

@@ -99,6 +99,34 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// Where the agent finds its login and settings and keeps its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Home {
+    /// The home of the server's user, or what the variables say.
+    #[default]
+    User,
+    /// A private one, of the session or of the run, which goes with it.
+    Managed,
+}
+
+impl Home {
+    /// The wire name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Managed => "managed",
+        }
+    }
+
+    /// Whether it is the default.
+    #[must_use]
+    pub const fn is_user(&self) -> bool {
+        matches!(self, Self::User)
+    }
+}
+
 /// `run.created`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunCreated {
@@ -124,6 +152,9 @@ pub struct RunCreated {
     pub session_id: Option<SessionId>,
     /// The directory the work happens in.
     pub cwd: String,
+    /// Whose home it has; absent means the user's.
+    #[serde(default, skip_serializing_if = "Home::is_user")]
+    pub home: Home,
     /// Tags to find it by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,

@@ -46,3 +46,35 @@ fn exceeded(budget: &Budget, totals: &Totals) -> Option<BudgetExceeded> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Cost, Usage};
+
+    fn over(tokens_max: Option<u64>, cost_usd_max: Option<f64>) -> Option<String> {
+        let usage = Usage {
+            input_tokens: Some(40),
+            output_tokens: Some(30),
+            cache_read_tokens: Some(20),
+            cache_write_tokens: Some(10),
+            // A part of what was written already.
+            reasoning_tokens: Some(25),
+        };
+        let cost = Cost { usd: 0.5, provenance: "estimate".to_owned() };
+        let totals = Totals { usage: Some(usage), cost: Some(cost), ..Totals::default() };
+        exceeded(&Budget { cost_usd_max, tokens_max }, &totals).map(|told| told.limit)
+    }
+
+    #[test]
+    fn a_budget_is_kept_up_to_its_bound() {
+        assert_eq!(over(None, None), None);
+        assert_eq!(over(Some(100), Some(0.5)), None, "all of it may be used");
+        assert_eq!(over(Some(99), Some(0.5)).as_deref(), Some("tokens_max"));
+        assert_eq!(over(Some(100), Some(0.49)).as_deref(), Some("cost_usd_max"));
+        assert_eq!(over(None, Some(0.1)).as_deref(), Some("cost_usd_max"));
+        // What nobody has reported is not over any bound.
+        let budget = Budget { cost_usd_max: Some(0.0), tokens_max: Some(0) };
+        assert_eq!(exceeded(&budget, &Totals::default()), None);
+    }
+}

@@ -111,7 +111,9 @@ pub(super) fn fate(state: &RunState, attempt: AttemptNo, exit: &Exit) -> Fate {
         (Stop::None, ExitHow::Lost | ExitHow::Signaled(_)) => told.is_none(),
         (Stop::None, ExitHow::Exited(status)) => {
             let by_signal = SIGNAL_STATUSES.contains(status) && told.is_none();
-            by_signal || (*status != 0 && resume_failed(state))
+            // One that speaks a protocol says so and then goes with 0, as it was let go.
+            let gone = told.and_then(|verdict| verdict.error.as_ref()).is_some_and(|e| e.code == "session_not_found");
+            by_signal || ((*status != 0 || gone) && resume_failed(state))
         }
         (Stop::Cancel | Stop::Deadline | Stop::Idle | Stop::OutputLimit | Stop::SpoolError | Stop::Lingered, _) => {
             false
@@ -223,7 +225,11 @@ mod tests {
         for (code, want) in [("session_not_found", true), ("agent_error", true), ("upstream", false)] {
             let error = Some(Failure { code: code.into(), message: String::new(), stderr_tail: None });
             let verdict = Some(VerdictReported { success: false, error });
-            assert_eq!(goes_on(&RunState { verdict, ..resumed.clone() }, &failed), want, "{code}");
+            let told = RunState { verdict, ..resumed.clone() };
+            assert_eq!(goes_on(&told, &failed), want, "{code}");
+            // One that was let go after such a word ends well.
+            let left = exit(ExitHow::Exited(0), Stop::None);
+            assert_eq!(goes_on(&told, &left), code == "session_not_found", "{code}");
         }
     }
 }

@@ -193,3 +193,24 @@ pub async fn an_erased_run_is_gone_and_its_key_is_free(place: &dyn Place) {
     assert!(store.run(&key("p", "next")).await.unwrap().is_some());
     assert_eq!(read_all(&*store, kept).await.len(), 3);
 }
+
+/// A scrub changes nothing that is read, and can be asked for whatever there is.
+pub async fn a_scrub_changes_nothing_that_is_read(place: &dyn Place) {
+    let store = place.open().await;
+    store.scrub().await.unwrap();
+    let (k, gone) = (key("p", "r"), key("p", "gone"));
+    let stream = made(&*store, &k, 3).await;
+    made(&*store, &gone, 2).await;
+    must(&*store, Commit { erase: Some(gone.clone()), ..put(vec![record("note", "n", Some("kept"))]) }).await;
+    store.scrub().await.unwrap();
+    must(&*store, append(&k, stream, 3, 1)).await;
+    store.scrub().await.unwrap();
+    let store = place.reopen(store).await;
+    store.scrub().await.unwrap();
+    assert_eq!(read_all(&*store, stream).await.len(), 4);
+    assert_eq!(store.run(&gone).await, Ok(None));
+    assert_eq!(store.record(&RecordKey::new("note", "n")).await.unwrap().as_deref(), Some(&b"kept"[..]));
+    must(&*store, append(&k, stream, 4, 1)).await;
+    let store = place.reopen(store).await;
+    assert_eq!(read_all(&*store, stream).await.len(), 5);
+}
