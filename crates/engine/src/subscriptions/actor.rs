@@ -374,7 +374,7 @@ impl Actor {
         match ask {
             Ask::Show(reply) => drop(reply.send(self.show().await)),
             Ask::Base(base, reply) => {
-                drop(reply.send(self.apply(vec![Event::Moved { base }]).await.map_err(Into::into)))
+                drop(reply.send(self.apply(vec![Event::Moved { base }]).await.map_err(Into::into)));
             }
             Ask::Claim(worker, reply) => drop(reply.send(self.claim(&worker).await)),
             Ask::Ack(work, reply) => drop(reply.send(self.ack(&work).await)),

@@ -202,6 +202,7 @@ mod tests {
         StreamPath::parse(text).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what a look at a stream gives")]
     fn seen(incarnation: u64, tail: u64) -> Option<Seen> {
         Some(Seen { incarnation: StreamId::new(incarnation), tail: Offset::new(tail) })
     }

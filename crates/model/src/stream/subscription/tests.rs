@@ -28,6 +28,7 @@ fn head(kind: &str) -> Head {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what a look at a stream gives")]
 fn seen(tail: u64) -> Option<Seen> {
     Some(Seen { incarnation: StreamId::new(1), tail: Offset::new(tail) })
 }
