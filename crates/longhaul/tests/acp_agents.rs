@@ -539,54 +539,6 @@ async fn puppet(server: &Server, id: &str, lingers: bool) -> std::path::PathBuf 
     cwd
 }
 
-/// Asks for permission again and again, and says at last how long that took.
-const ASKER: &str = r#"
-import json, sys, time
-def say(message):
-    message["jsonrpc"] = "2.0"
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
-def ask(number):
-    call = {"toolCallId": f"c{number}", "title": "write f", "kind": "edit", "rawInput": {"path": "f"}}
-    options = [{"optionId": "y", "name": "y", "kind": "allow_once"}, {"optionId": "n", "name": "n", "kind": "reject_once"}]
-    say({"id": number, "method": "session/request_permission", "params": {"sessionId": "s1", "toolCall": call, "options": options}})
-for line in sys.stdin:
-    message = json.loads(line)
-    method = message.get("method")
-    if method == "initialize":
-        say({"id": message["id"], "result": {"protocolVersion": 1, "agentCapabilities": {}}})
-    elif method == "session/new":
-        say({"id": message["id"], "result": {"sessionId": "s1"}})
-    elif method == "session/prompt":
-        prompt, asked, begun = message["id"], 0, time.monotonic()
-        ask(asked)
-    elif method is None:
-        asked += 1
-        if asked < 12:
-            ask(asked)
-            continue
-        content = {"type": "text", "text": str(time.monotonic() - begun)}
-        say({"method": "session/update", "params": {"sessionId": "s1", "update": {"sessionUpdate": "agent_message_chunk", "content": content}}})
-        say({"id": prompt, "result": {"stopReason": "end_turn"}})
-"#;
-
-/// A shim finds by itself what is for its agent, once in a tick. It does not have to: whoever writes an answer tells it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_agent_does_not_wait_for_a_tick_with_each_answer() {
-    let server = Server::start().await;
-    let body = json!({
-        "run_id": "asker", "harness": "acp", "command": "python3", "args": ["-c", ASKER], "prompt": PROMPT,
-        "permissions": "edit",
-    });
-    let (status, answer) = server.post("/v1/runs", &body).await;
-    assert_eq!(status, 201, "{answer}");
-    let run = server.end("asker").await;
-    let seconds: f64 = run["output_text"].as_str().unwrap().parse().unwrap_or_else(|error| panic!("{error}: {run}"));
-    let ticks = seconds / longhaul_supervise::limits::TICK.as_secs_f64();
-    assert!(ticks < 6.0, "twelve answers took {ticks} ticks");
-    assert_no_process(&server.data()).await;
-}
-
 /// The server is killed at each step, and the agent answers while nobody is there: everything is said once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conversation_outlives_a_kill_at_each_step() {

@@ -14,21 +14,21 @@ use support::{LONGHAUL, Server, until};
 /// What stands in everything of what will be erased.
 const MARK: &str = "plum-7f3a-plum";
 
-/// A program that calls itself codex: it says its prompt, to both streams, and keeps it in every place it has.
-const CODEX: &str = r#"#!/bin/sh
-case "$1" in --version) echo codex-cli 0.169.0; exit;; esac
+/// A program that calls itself gemini: it says its prompt, to both streams, and keeps it in every place it has.
+const GEMINI: &str = r#"#!/bin/sh
+case "$1" in --version) echo 0.61.0; exit;; esac
 prompt=$(cat)
 echo "$prompt" | tee -a "$HOME/said" "$PWD/said" "$TMPDIR/said" >&2
-echo '{"type":"thread.started","thread_id":"t-1"}'
-echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"'$prompt'"}}'
-echo '{"type":"turn.completed","usage":{"input_tokens":1,"cached_input_tokens":0,"output_tokens":1}}'
+echo '{"type":"init","session_id":"6f1f7f0a-3f43-4f0e-9a5b-0d6a1c9f2b11","model":"m"}'
+echo '{"type":"message","role":"assistant","content":"'$prompt'","delta":true}'
+echo '{"type":"result","status":"success","stats":{"total_tokens":2,"input_tokens":1,"output_tokens":1,"cached":0,"input":1,"duration_ms":1,"tool_calls":0}}'
 "#;
 
 fn fake(server: &Server) -> PathBuf {
     let dir = server.dir.path().join("bin");
     std::fs::create_dir_all(&dir).unwrap();
-    std::fs::write(dir.join("codex"), CODEX).unwrap();
-    std::fs::set_permissions(dir.join("codex"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::write(dir.join("gemini"), GEMINI).unwrap();
+    std::fs::set_permissions(dir.join("gemini"), std::fs::Permissions::from_mode(0o755)).unwrap();
     dir
 }
 
@@ -36,7 +36,7 @@ fn fake(server: &Server) -> PathBuf {
 async fn say(server: &Server, id: &str, session: Option<&str>, word: &str) {
     let path = format!("{}:/usr/bin:/bin", fake(server).display());
     let mut body = json!({
-        "run_id": id, "harness": "codex", "prompt": format!("{word} {}", word.repeat(40)), "home": "managed",
+        "run_id": id, "harness": "gemini", "prompt": format!("{word} {}", word.repeat(40)), "home": "managed",
         "env": { "PATH": path, "WORD": word }, "tags": { "word": word }, "metadata": { "word": word }, "name": word,
     });
     if let Some(session) = session {

@@ -14,22 +14,22 @@ use support::model_server::{Agent, ModelServer};
 use support::proc::signal;
 use support::{Server, assert_no_process, until};
 
-/// A program that calls itself codex: it keeps what it was told in its home and says all that it was ever told there. It
+/// A program that calls itself gemini: it keeps what it was told in its home and says all that it was ever told there. It
 /// waits for `@DIR@/go`, and the one that is told `die` waits for its end, the first time.
-const CODEX: &str = r#"#!/bin/sh
-case "$1" in --version) echo codex-cli 0.169.0; exit;; esac
+const GEMINI: &str = r#"#!/bin/sh
+case "$1" in --version) echo 0.61.0; exit;; esac
 prompt=$(cat)
 echo "$prompt" >> "$HOME/said"
 env | grep -E '^(HOME|XDG_[A-Z]*_HOME|CLAUDE_CONFIG_DIR|CODEX_[A-Z_]*|KIMI_[A-Z_]*)=' | sort > "$HOME/env"
 test -d "$CODEX_HOME" && test -w "$XDG_STATE_HOME" && echo "$$" > "@DIR@/pid-$prompt"
-echo '{"type":"thread.started","thread_id":"t-1"}'
+echo '{"type":"init","session_id":"6f1f7f0a-3f43-4f0e-9a5b-0d6a1c9f2b11","model":"m"}'
 if [ "$prompt" = die ] && [ "$(cat "$HOME/said")" = die ]; then
-  echo '{"type":"item.started","item":{"id":"item_1","type":"command_execution","command":"work","status":"in_progress"}}'
+  echo '{"type":"tool_use","tool_name":"run_shell_command","tool_id":"call_1","parameters":{"command":"work"}}'
   exec sleep 1000
 fi
 while [ ! -e "@DIR@/go" ]; do sleep 0.01; done
-echo '{"type":"item.completed","item":{"id":"item_0","type":"agent_message","text":"'$(echo $(cat "$HOME/said"))'"}}'
-echo '{"type":"turn.completed","usage":{"input_tokens":1,"cached_input_tokens":0,"output_tokens":1}}'
+echo '{"type":"message","role":"assistant","content":"'$(echo $(cat "$HOME/said"))'","delta":true}'
+echo '{"type":"result","status":"success","stats":{"total_tokens":2,"input_tokens":1,"output_tokens":1,"cached":0,"input":1,"duration_ms":1,"tool_calls":0}}'
 "#;
 
 struct Stage {
@@ -47,15 +47,15 @@ impl Stage {
         let env = [("HOME", &*home), ("CODEX_HOME", &codex), ("CODEX_SQLITE_HOME", &codex), ("KIMI_CODE_HOME", &kimi)];
         let server = Server::start_with(&[], &env).await;
         let fake = temp;
-        let program = fake.join("codex");
-        std::fs::write(&program, CODEX.replace("@DIR@", fake.to_str().unwrap())).unwrap();
+        let program = fake.join("gemini");
+        std::fs::write(&program, GEMINI.replace("@DIR@", fake.to_str().unwrap())).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         Self { server, fake }
     }
 
     fn body(&self, id: &str, session: Option<&str>, prompt: &str) -> Value {
         let env = json!({ "PATH": format!("{}:/usr/bin:/bin", self.fake.display()) });
-        let mut body = json!({ "run_id": id, "harness": "codex", "prompt": prompt, "env": env, "home": "managed" });
+        let mut body = json!({ "run_id": id, "harness": "gemini", "prompt": prompt, "env": env, "home": "managed" });
         if let Some(session) = session {
             body["session_id"] = json!(session);
         }
