@@ -13,11 +13,11 @@ use longhaul_engine::streams::{Append, WriteError};
 use longhaul_engine::subscriptions::{
     Answer, AskError, Call, Claimed, Courier, Options, Progress, SubscribeError, Subscriptions, View,
 };
+use longhaul_model::ProjectId;
 use longhaul_model::limits;
 use longhaul_model::stream::subscription::{Config, Kind, Refusal, SubscriptionId, SubscriptionKey};
 use longhaul_model::stream::{Offset, Producer, StreamPath};
 use longhaul_model::time::Clock;
-use longhaul_model::ProjectId;
 use longhaul_store::{BoxFuture, CrashPoint};
 use serde_json::{Value, json};
 
@@ -81,7 +81,9 @@ fn pull() -> Config {
 }
 
 fn webhook() -> Config {
-    config(json!({"type": "webhook", "pattern": "e/*", "webhook": {"url": "https://w.example/"}, "lease_ttl_ms": LEASE}))
+    config(
+        json!({"type": "webhook", "pattern": "e/*", "webhook": {"url": "https://w.example/"}, "lease_ttl_ms": LEASE}),
+    )
 }
 
 fn path(text: &str) -> StreamPath {
@@ -147,7 +149,8 @@ impl Post {
         let told = async {
             while !self.world.store.is_closed() {
                 let view = self.subs.show(&name("s")).await;
-                let offered = view.ok().filter(|view| view.head.phase.name() == "offered").map(|view| view.head.generation);
+                let offered =
+                    view.ok().filter(|view| view.head.phase.name() == "offered").map(|view| view.head.generation);
                 let events = self.world.read("w", 0).await.map(|(texts, _)| generations(&texts)).unwrap_or_default();
                 if offered.is_some() && events.last().copied() == offered {
                     return true;
@@ -348,7 +351,10 @@ async fn many_streams_at_once_are_not_missed() {
 }
 
 /// What a client does until it has an answer: it asks again, and starts the server again if that is down.
-async fn persist<T, E: std::fmt::Debug>(post: &mut Post, mut ask: impl AsyncFnMut(&Post) -> Result<T, E>) -> Result<T, E> {
+async fn persist<T, E: std::fmt::Debug>(
+    post: &mut Post,
+    mut ask: impl AsyncFnMut(&Post) -> Result<T, E>,
+) -> Result<T, E> {
     for _ in 0..8 {
         let answer = ask(post).await;
         if !post.world.store.is_closed() {

@@ -45,7 +45,6 @@ impl Hook {
     async fn call(&self, number: usize) -> (String, String) {
         until("a call", async || self.calls.lock().unwrap().get(number).cloned()).await
     }
-
 }
 
 async fn ask(server: &Server, method: Method, path: &str, token: Option<&str>, body: &Value) -> Answer {
@@ -147,10 +146,8 @@ async fn a_webhook_that_fails_is_called_again_by_the_next_server() {
     assert_eq!(put(&server, "s", &webhook(&hook.url, 60_000)).await.status, 201);
     server.put("e/1", "application/json", &[]).await;
     server.append("e/1", &[], "1").await;
-    let failed = until("the failure", async || {
-        Some(show(&server, "s").await).filter(|now| now["status"] == "failed")
-    })
-    .await;
+    let failed =
+        until("the failure", async || Some(show(&server, "s").await).filter(|now| now["status"] == "failed")).await;
     assert_eq!(failed["last_failure"], "it answered 500");
     assert!(failed["failures"].as_u64().unwrap() > 0 && failed["next_attempt_at"].is_string());
     server.kill9();
@@ -185,7 +182,10 @@ async fn a_claim_outlives_the_server_and_so_does_its_end() {
     server.up().await;
     let busy = claim(&server, "two").await;
     assert_eq!(busy.refusal(), (409, "ALREADY_CLAIMED".to_owned()));
-    assert_eq!((&busy.json()["error"]["current_holder"], &busy.json()["error"]["generation"]), (&json!("one"), &json!(1)));
+    assert_eq!(
+        (&busy.json()["error"]["current_holder"], &busy.json()["error"]["generation"]),
+        (&json!("one"), &json!(1))
+    );
     let token = wake["token"].as_str();
     let heartbeat = json!({"wake_id": wake["wake_id"], "generation": 1});
     let beat = ask(&server, Method::POST, "subscriptions/s/ack", token, &heartbeat).await;
@@ -216,8 +216,13 @@ async fn a_claim_outlives_the_server_and_so_does_its_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_subscription_is_refused_by_name() {
     let server = Server::start().await;
-    for url in ["http://10.0.0.1/h", "https://192.168.0.1/", "https://localhost/", "https://[::1]/", "ftp://a.example/"] {
-        assert_eq!(put(&server, "s", &webhook(url, 1_000)).await.refusal(), (400, "WEBHOOK_URL_REJECTED".to_owned()), "{url}");
+    for url in ["http://10.0.0.1/h", "https://192.168.0.1/", "https://localhost/", "https://[::1]/", "ftp://a.example/"]
+    {
+        assert_eq!(
+            put(&server, "s", &webhook(url, 1_000)).await.refusal(),
+            (400, "WEBHOOK_URL_REJECTED".to_owned()),
+            "{url}"
+        );
     }
     let invalid = (400, "INVALID_REQUEST".to_owned());
     let hook = json!({"url": "http://localhost:1/"});
@@ -270,7 +275,8 @@ async fn a_worker_needs_the_token_of_its_wake_and_no_other() {
     assert_eq!(own.status, 200, "{own:?}");
     let other = as_operator(Method::POST, "subscriptions/s/ack?project=p", &beat).await;
     assert_eq!(other.refusal(), (401, "TOKEN_INVALID".to_owned()));
-    let elsewhere = ask(&server, Method::POST, "subscriptions/s/claim?project=p", wake["token"].as_str(), &json!({})).await;
+    let elsewhere =
+        ask(&server, Method::POST, "subscriptions/s/claim?project=p", wake["token"].as_str(), &json!({})).await;
     assert_eq!(elsewhere.refusal(), (401, "unauthorized".to_owned()), "it opens nothing else");
     assert_eq!(ask(&server, Method::GET, "jwks.json", None, &Value::Null).await.status, 200);
 }

@@ -397,7 +397,13 @@ impl Actor {
     async fn show(&mut self) -> Result<View, AskError> {
         self.refresh().await?;
         let streams = self.followed();
-        Ok(View { id: self.key.id.clone(), head: self.head.clone(), streams, streams_total: self.links.len(), failure: self.failure.clone() })
+        Ok(View {
+            id: self.key.id.clone(),
+            head: self.head.clone(),
+            streams,
+            streams_total: self.links.len(),
+            failure: self.failure.clone(),
+        })
     }
 
     async fn claim(&mut self, worker: &str) -> Result<Claimed, AskError> {

@@ -54,7 +54,8 @@ pub(crate) fn callback_path(id: &str) -> String {
 /// `GET /v1/stream/__ds/jwks.json`: the public key that signatures are checked with.
 async fn jwks(State(app): State<App>) -> Result<Response, Failure> {
     let keys = app.subscriptions.keys().await.map_err(write_failure)?;
-    let key = json!({"kty": "OKP", "crv": "Ed25519", "kid": keys.kid(), "use": "sig", "alg": "EdDSA", "x": keys.public()});
+    let key =
+        json!({"kty": "OKP", "crv": "Ed25519", "kid": keys.kid(), "use": "sig", "alg": "EdDSA", "x": keys.public()});
     let mut response = Json(json!({"keys": [key]})).into_response();
     let out = response.headers_mut();
     out.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
@@ -154,7 +155,9 @@ fn refused(refusal: &Refusal) -> Failure {
             .fact("current_holder", holder.as_str())
             .fact("generation", *generation),
         Refusal::NoPendingWork => Problem::new(ErrorCode::NoPendingWork, text),
-        Refusal::InvalidOffset { path, .. } => Problem::new(ErrorCode::InvalidOffset, text).fact("stream", path.as_str()),
+        Refusal::InvalidOffset { path, .. } => {
+            Problem::new(ErrorCode::InvalidOffset, text).fact("stream", path.as_str())
+        }
         Refusal::WrongKind(_) => Problem::new(ErrorCode::SubscriptionInvalid, text).param("type"),
         Refusal::TooManyStreams => Problem::new(ErrorCode::SubscriptionInvalid, text).param("streams"),
     };

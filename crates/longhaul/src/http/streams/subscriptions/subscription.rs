@@ -44,7 +44,8 @@ fn document(app: &App, kid: Option<&str>, view: &View) -> Value {
         .iter()
         .map(|stream| json!({"path": stream.path, "link_type": stream.link_type(), "acked_offset": stream.acked}))
         .collect();
-    let signing = kid.map(|kid| json!({"alg": "ed25519", "kid": kid, "jwks_url": format!("{}{ROOT}/jwks.json", head.base)}));
+    let signing =
+        kid.map(|kid| json!({"alg": "ed25519", "kid": kid, "jwks_url": format!("{}{ROOT}/jwks.json", head.base)}));
     let (wake, now) = (head.phase.wake(), app.engine.now());
     json!({
         "id": view.id,

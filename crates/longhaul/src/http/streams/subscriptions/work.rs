@@ -23,7 +23,8 @@ pub(super) async fn claim(
 ) -> Result<Response, Failure> {
     let map = object(&reply::body(body)?)?;
     known(&map, &["worker"])?;
-    let worker = map.get("worker").and_then(Value::as_str).filter(|name| (1..=limits::WORKER_BYTES_MAX).contains(&name.len()));
+    let worker =
+        map.get("worker").and_then(Value::as_str).filter(|name| (1..=limits::WORKER_BYTES_MAX).contains(&name.len()));
     let worker = worker.ok_or_else(|| invalid("worker", "worker must be a string of 1 to 256 bytes"))?;
     let key = named.key();
     let claimed = app.subscriptions.claim(&key, worker.to_owned()).await.map_err(|error| ask_failure(error, &key))?;
@@ -88,7 +89,9 @@ pub(super) async fn release(
 /// The subscription that a request is about: a token knows its project, and its holder need not.
 async fn whose(app: &App, named: &Named, token: &str) -> SubscriptionKey {
     let owner = app.subscriptions.owner(token).await.filter(|owner| owner.id == named.id);
-    owner.filter(|owner| named.project.as_ref().is_none_or(|project| *project == owner.project)).unwrap_or_else(|| named.key())
+    owner
+        .filter(|owner| named.project.as_ref().is_none_or(|project| *project == owner.project))
+        .unwrap_or_else(|| named.key())
 }
 
 fn known(map: &Map<String, Value>, names: &[&str]) -> Result<(), Failure> {
