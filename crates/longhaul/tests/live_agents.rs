@@ -49,6 +49,16 @@ impl Stage {
         assert_eq!((status, &answer["delivery"]), (202, &json!("live")), "{answer}");
     }
 
+    /// Whether this file of some run holds this text so many times.
+    fn holds(&self, file: &str, text: &str, times: usize) -> Option<()> {
+        let runs = std::fs::read_dir(self.server.data().join("runs")).unwrap();
+        let found = |run: std::path::PathBuf| {
+            let bytes = std::fs::read(run.join(file)).unwrap_or_default();
+            bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
+        };
+        runs.flatten().any(|run| found(run.path()) >= times).then_some(())
+    }
+
     /// Whether each request to the model had this text.
     async fn told(&self, id: &str, text: &str) -> Vec<bool> {
         self.model.bodies(id).await.iter().map(|one| one["body"].to_string().contains(text)).collect()
@@ -79,6 +89,12 @@ async fn it_takes_a_message_while_it_works(agent: Agent) {
     stage.say("input", "Also say \"please\",\nif you can.").await;
     stage.server.kill9();
     stage.server.up().await;
+    // The call ends only once its agent has the message: pi answers it at once, of codex the input log has it.
+    let (file, text, times) = match agent {
+        Agent::Pi => ("a1/stdout", "\"command\":\"prompt\"", 2),
+        _ => ("a1/input", "Also say", 1),
+    };
+    until("the message to be with the agent", async || stage.holds(file, text, times)).await;
     std::fs::write(&go, "").unwrap();
     let run = stage.server.end("input").await;
     let told = [&run["status"], &run["reason"], &run["output_text"], &run["unknown_lines"]];

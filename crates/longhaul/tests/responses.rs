@@ -155,7 +155,12 @@ fn every_recorded_run_says_the_same_from_any_event_on() {
 
         let mut run = Projection::begin(&events[0]).unwrap();
         events[1..].iter().for_each(|event| run.apply(event));
-        assert_eq!(output_text(&object), run.output_text(), "{name}: the answer is the run's");
+        // The gap before a message stays, though the one before it was taken back later: it had been told.
+        let taken_back =
+            events.iter().any(|event| matches!(event.data, longhaul_model::EventData::MessageDiscarded(_)));
+        let answer = output_text(&object);
+        let answer = if taken_back { answer.trim_start_matches("\n\n") } else { &answer };
+        assert_eq!(answer, run.output_text(), "{name}: the answer is the run's");
 
         // Long ones are tried here and there.
         let step = (frames.len() / 40).max(1);
