@@ -49,11 +49,11 @@ impl Stage {
         assert_eq!((status, &answer["delivery"]), (202, &json!("live")), "{answer}");
     }
 
-    /// Whether this file of some run holds this text so many times.
-    fn holds(&self, file: &str, text: &str, times: usize) -> Option<()> {
+    /// Whether some agent printed this text so many times.
+    fn printed(&self, text: &str, times: usize) -> Option<()> {
         let runs = std::fs::read_dir(self.server.data().join("runs")).unwrap();
         let found = |run: std::path::PathBuf| {
-            let bytes = std::fs::read(run.join(file)).unwrap_or_default();
+            let bytes = std::fs::read(run.join("a1/stdout")).unwrap_or_default();
             bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
         };
         runs.flatten().any(|run| found(run.path()) >= times).then_some(())
@@ -89,12 +89,12 @@ async fn it_takes_a_message_while_it_works(agent: Agent) {
     stage.say("input", "Also say \"please\",\nif you can.").await;
     stage.server.kill9();
     stage.server.up().await;
-    // The call ends only once its agent has the message: pi answers it at once, of codex the input log has it.
-    let (file, text, times) = match agent {
-        Agent::Pi => ("a1/stdout", "\"command\":\"prompt\"", 2),
-        _ => ("a1/input", "Also say", 1),
+    // The call ends only once its agent has answered the message.
+    let (answer, times) = match agent {
+        Agent::Pi => ("\"command\":\"prompt\"", 2),
+        _ => ("{\"id\":\"input/", 1),
     };
-    until("the message to be with the agent", async || stage.holds(file, text, times)).await;
+    until("the message to be with the agent", async || stage.printed(answer, times)).await;
     std::fs::write(&go, "").unwrap();
     let run = stage.server.end("input").await;
     let told = [&run["status"], &run["reason"], &run["output_text"], &run["unknown_lines"]];
