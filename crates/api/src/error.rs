@@ -77,6 +77,8 @@ codes! {
         "The token is for one project and the request names another; both are given.";
     ForbiddenCwd = "forbidden_cwd", 403, "permission_error", false,
         "The directory lies outside those that the token allows.";
+    ProducerFenced = "producer_fenced", 403, "permission_error", false,
+        "A later start of the producer has taken over; `epoch` is its number. Begin with a higher one, at 0.";
     UnknownHarness = "unknown_harness", 404, "not_found_error", false,
         "There is no harness of this name; `harnesses` lists those that exist.";
     RunNotFound = "run_not_found", 404, "not_found_error", false,
@@ -89,6 +91,8 @@ codes! {
         "There is no token with this id.";
     RouteNotFound = "route_not_found", 404, "not_found_error", false,
         "There is nothing at this path.";
+    StreamNotFound = "stream_not_found", 404, "not_found_error", false,
+        "There is no stream at this path, or it has expired.";
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
         "The path exists, but not for this method.";
     RunConflict = "run_conflict", 409, "conflict_error", false,
@@ -115,6 +119,16 @@ codes! {
         "The other program cannot take over, or one does already; the message says why, and the server goes on as it was.";
     RunEnded = "run_ended", 409, "conflict_error", false,
         "The run is over or being cancelled: its agent takes no more messages.";
+    StreamConflict = "stream_conflict", 409, "conflict_error", false,
+        "The path is taken by a stream that was made in another way, or that was deleted and still has forks.";
+    StreamClosed = "stream_closed", 409, "conflict_error", false,
+        "The stream is closed and takes no more; `next_offset` is its end.";
+    ContentTypeMismatch = "content_type_mismatch", 409, "conflict_error", false,
+        "The stream has another content type; `expected` and `received` are given.";
+    StreamSeqConflict = "stream_seq_conflict", 409, "conflict_error", false,
+        "`Stream-Seq` is not beyond the last one of the stream.";
+    ProducerGap = "producer_gap", 409, "conflict_error", false,
+        "Requests of the producer are missing before this one; `expected_seq` is the next.";
     NoInputChannel = "no_input_channel", 409, "conflict_error", false,
         "The agent cannot be told anything now or at all, and the run is no turn of a session that could pass it on.";
     ApprovalSettled = "approval_settled", 409, "conflict_error", false,
@@ -127,8 +141,14 @@ codes! {
         "The files of the run's output are no longer kept; its events are.";
     RunGone = "run_gone", 410, "gone_error", false,
         "The run was deleted or has expired; its id stays taken for a while.";
+    StreamGone = "stream_gone", 410, "gone_error", false,
+        "The stream was deleted and is kept for its forks alone.";
+    TailMoved = "tail_moved", 412, "conflict_error", false,
+        "The stream does not end where `Stream-Expected-Offset` says; `next_offset` is its end. Nothing was stored.";
     BodyTooLarge = "body_too_large", 413, "invalid_request_error", false,
         "The body is over its limit; `limit_bytes` says which.";
+    PathTooLong = "path_too_long", 414, "invalid_request_error", false,
+        "The path of a stream is over its limit; `limit_bytes` says which.";
     RangeNotSatisfiable = "range_not_satisfiable", 416, "invalid_request_error", false,
         "The range lies outside the log.";
     Saturated = "saturated", 429, "rate_limit_error", true,
@@ -141,6 +161,8 @@ codes! {
         "Too many runs of the session wait already; nothing was started.";
     InputQueueFull = "input_queue_full", 429, "rate_limit_error", true,
         "Too many messages wait for the agent already; nothing was stored.";
+    TooManyProducers = "too_many_producers", 429, "rate_limit_error", true,
+        "The stream has as many producers as it may have; go on with one of them or with another stream.";
     QueueFull = "queue_full", 503, "rate_limit_error", true,
         "The queue is full; nothing was started.";
     Draining = "draining", 503, "server_error", true,

@@ -11,6 +11,7 @@ pub mod responses;
 pub mod server;
 pub mod snapshot;
 pub mod sse;
+pub mod streams;
 pub mod talk;
 
 pub use access::{Scope, ShareReply, ShareRequest, TokenInfo, TokenList, TokenRequest};

@@ -69,7 +69,7 @@ impl Engine {
                 .map(|(record, operation)| {
                     let answer = Answer { digest: operation.digest.clone(), requested };
                     let value = serde_json::to_vec(&answer).unwrap_or_default();
-                    RecordWrite { key: record.clone(), value: Some(value.into()), only_new: false }
+                    RecordWrite { key: record.clone(), value: Some(value.into()), only_new: false, stamp: false }
                 })
                 .collect()
         };

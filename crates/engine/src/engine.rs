@@ -549,7 +549,7 @@ async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
         })?,
     };
     let next = last + 1;
-    let write = RecordWrite { key, value: Some(next.to_string().into_bytes().into()), only_new: false };
+    let write = RecordWrite { key, value: Some(next.to_string().into_bytes().into()), only_new: false, stamp: false };
     let commit = Commit { records: vec![write], urgency: longhaul_store::Urgency::Reserve, ..Commit::default() };
     match store.commit(commit).await {
         Ok(_) => Ok(Epoch::new(next)),

@@ -51,12 +51,18 @@ impl Engine {
         let keeps_work = self.has_taken_dir(key, &dir).await?;
         let tombstone = Tombstone { erased_at: self.now(), dir: dir.clone(), keeps_work };
         let value = serde_json::to_vec(&tombstone).unwrap_or_default();
-        let mut records = vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false }];
+        let mut records =
+            vec![RecordWrite { key: tombstone_key(key), value: Some(value.into()), only_new: false, stamp: false }];
         // Answers to operations on it: a repeat hears that the run is gone. One commit holds so many; more go later.
         let (kind, prefix) = crate::cancel::operations_of(key);
         let most = longhaul_store::limits::COMMIT_RECORDS_MAX - records.len();
         let answers = self.store().records(kind, &prefix, most).await?;
-        records.extend(answers.into_iter().map(|(key, _)| RecordWrite { key, value: None, only_new: false }));
+        records.extend(answers.into_iter().map(|(key, _)| RecordWrite {
+            key,
+            value: None,
+            only_new: false,
+            stamp: false,
+        }));
         let commit = Commit { erase: Some(key.clone()), records, urgency: Urgency::Reserve, ..Commit::default() };
         self.store().commit(commit).await?;
         if !dir.is_empty() {

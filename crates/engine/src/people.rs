@@ -61,7 +61,7 @@ impl Operated {
     /// The write that makes this answer the first.
     pub(crate) fn write<T: Serialize>(&self, answer: &T) -> RecordWrite {
         let value = serde_json::to_vec(&First { digest: self.digest.clone(), answer }).unwrap_or_default();
-        RecordWrite { key: self.record.clone(), value: Some(value.into()), only_new: false }
+        RecordWrite { key: self.record.clone(), value: Some(value.into()), only_new: false, stamp: false }
     }
 }
 

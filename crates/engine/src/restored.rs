@@ -25,7 +25,7 @@ fn key() -> RecordKey {
 #[must_use]
 pub fn restored(from: &str, streams_made: u64, at: Timestamp) -> RecordWrite {
     let value = serde_json::to_vec(&Record { v: 1, streams_made, from: from.to_owned(), at }).unwrap_or_default();
-    RecordWrite { key: key(), value: Some(value.into()), only_new: false }
+    RecordWrite { key: key(), value: Some(value.into()), only_new: false, stamp: false }
 }
 
 /// The last stream that came with a backup; the first of all streams is above it if none did.

@@ -149,7 +149,7 @@ impl Engine {
         for (key, value) in self.store().records(TOMBSTONE, "", usize::MAX).await? {
             let old = serde_json::from_slice::<Tombstone>(&value).is_ok_and(|t| older(t.erased_at, keep.tombstones));
             if old {
-                let records = vec![RecordWrite { key, value: None, only_new: false }];
+                let records = vec![RecordWrite { key, value: None, only_new: false, stamp: false }];
                 if self
                     .store()
                     .commit(Commit { records, urgency: Urgency::Ordinary, ..Commit::default() })
@@ -182,7 +182,7 @@ impl Engine {
             let records: Vec<RecordWrite> = page
                 .into_iter()
                 .filter(|(_, value)| old(value))
-                .map(|(key, _)| RecordWrite { key, value: None, only_new: false })
+                .map(|(key, _)| RecordWrite { key, value: None, only_new: false, stamp: false })
                 .collect();
             if !records.is_empty()
                 && let Err(error) = self.store().commit(Commit { records, ..Commit::default() }).await

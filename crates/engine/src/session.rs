@@ -92,7 +92,7 @@ impl Session {
     /// The write that makes it durable.
     pub(crate) fn write(&self, key: &SessionKey) -> RecordWrite {
         let value = serde_json::to_vec(self).unwrap_or_default();
-        RecordWrite { key: key.record(), value: Some(value.into()), only_new: false }
+        RecordWrite { key: key.record(), value: Some(value.into()), only_new: false, stamp: false }
     }
 
     /// Keeps messages for the next turn.
@@ -231,7 +231,7 @@ impl Engine {
         }
         // The session goes last: a crash in between leaves one whose turns are not all known.
         let mut gone: Vec<RecordWrite> = (1..=session.turns).map(|turn| crate::turns::erase(key, turn)).collect();
-        gone.push(RecordWrite { key: key.record(), value: None, only_new: false });
+        gone.push(RecordWrite { key: key.record(), value: None, only_new: false, stamp: false });
         for part in gone.chunks(longhaul_store::limits::COMMIT_RECORDS_MAX) {
             let commit = Commit { records: part.to_vec(), urgency: Urgency::Reserve, ..Commit::default() };
             self.store().commit(commit).await?;

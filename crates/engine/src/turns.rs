@@ -33,12 +33,12 @@ fn record_key(session: &SessionKey, turn: u64) -> RecordKey {
 /// The write that makes a turn known.
 pub(crate) fn write(session: &SessionKey, turn: u64, run: &RunId) -> RecordWrite {
     let value = serde_json::to_vec(&Record { v: 1, run: run.clone() }).unwrap_or_default();
-    RecordWrite { key: record_key(session, turn), value: Some(value.into()), only_new: false }
+    RecordWrite { key: record_key(session, turn), value: Some(value.into()), only_new: false, stamp: false }
 }
 
 /// The write that forgets it.
 pub(crate) fn erase(session: &SessionKey, turn: u64) -> RecordWrite {
-    RecordWrite { key: record_key(session, turn), value: None, only_new: false }
+    RecordWrite { key: record_key(session, turn), value: None, only_new: false, stamp: false }
 }
 
 /// The event that says what the user says in the turn: all that was sent if it is the session's first one, else what

@@ -79,6 +79,12 @@ pub const KEYS: &[Key] = &[
         Kind::Cgroup,
         "Where control groups for runs are made: own, off or a path.",
     ),
+    key(
+        "server.long_poll_timeout",
+        "LONGHAUL_LONG_POLL_TIMEOUT",
+        Kind::Number(1),
+        "Milliseconds that a long poll of a stream waits.",
+    ),
     key("server.log", "LONGHAUL_LOG_FORMAT", Kind::Log, "The form of the log: text or json."),
     key("limits.live_max", "LONGHAUL_LIVE_MAX", Kind::Number(1), "Runs with a process at once."),
     key("limits.queue_max", "LONGHAUL_QUEUE_MAX", Kind::Number(0), "Runs that may wait for a place."),

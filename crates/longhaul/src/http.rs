@@ -34,6 +34,7 @@ mod session_events;
 mod sessions;
 mod share;
 mod sse;
+mod streams;
 mod tokens;
 mod trace;
 mod transcript;
@@ -69,12 +70,16 @@ pub use responses::Folds as ResponseFolds;
 pub struct App {
     /// The engine.
     pub engine: Engine,
+    /// The streams that people write.
+    pub streams: longhaul_engine::Streams,
     /// Who may come in.
     pub door: Arc<Door>,
     /// The tokens with bounds.
     pub tokens: Arc<Tokens>,
     /// Tells whether a caller is a process of a run.
     pub insiders: Arc<Insiders>,
+    /// How long a long poll of a stream waits.
+    pub long_poll: std::time::Duration,
     /// Ends when the server drains: readers get a frame that says so.
     pub draining: CancellationToken,
     /// Ask for the server's end.
@@ -127,6 +132,9 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/v1/responses", &["post"]),
     ("/v1/responses/{id}", &["get", "delete"]),
     ("/v1/responses/{id}/cancel", &["post"]),
+    ("/v1/stream", &["get"]),
+    ("/v1/stream/{*path}", &["put", "post", "get", "delete"]),
+    ("/v1/stream/runs/{id}", &["get"]),
     ("/v1/models", &["get"]),
     ("/v1/backup", &["post"]),
     ("/v1/drain", &["post", "delete"]),
@@ -176,6 +184,7 @@ pub fn router(app: App) -> Router {
         .route("/readyz", get(ops::readyz))
         .route("/metrics", get(ops::metrics))
         .route("/openapi.json", get(openapi::show))
+        .merge(streams::routes())
         .fallback(|| async {
             Failure::new(ErrorCode::RouteNotFound, "there is nothing at this path; see /openapi.json")
         })

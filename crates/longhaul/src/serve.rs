@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use longhaul_api::ServerInfo;
-use longhaul_engine::{Containment, DiskFloor, Engine, PlaceLimits, Retention};
+use longhaul_engine::{Containment, DiskFloor, Engine, PlaceLimits, Retention, Streams};
 use longhaul_model::time::Clock;
 use longhaul_model::{Timestamp, limits};
 use longhaul_store::{Commit, CommitError, RecordKey, RecordWrite, Store as _};
@@ -58,6 +58,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Whose pages may use the server besides its own.
     pub allowed_origins: Vec<http::Origin>,
+    /// How long a long poll of a stream waits.
+    pub long_poll: Duration,
     /// Log as JSON.
     pub log_json: bool,
     /// Runs with a process at once.
@@ -287,20 +289,18 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let engine = Engine::start(engine_options(options, Arc::clone(&store), bound))
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
+    let streams = streams(&engine, Arc::clone(&store)).await?;
     let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
-    let info = ServerInfo {
-        address: bound.to_string(),
-        pid: std::process::id().cast_signed(),
-        version: crate::VERSION.to_owned(),
-        nonce: nonce_of(&options.data_dir, bound),
-    };
+    let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
     let (draining, no_more) = (CancellationToken::new(), CancellationToken::new());
     let app = App {
         engine: engine.clone(),
+        streams: streams.clone(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
+        long_poll: options.long_poll,
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,
@@ -350,7 +350,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     if tokio::time::timeout(DRAIN, face).await.is_err() {
         tracing::warn!("some requests did not end in time");
     }
-    engine.shutdown().await;
+    tokio::join!(engine.shutdown(), streams.close());
     for task in [announced, watched, beating] {
         task.abort();
     }
@@ -376,7 +376,8 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
 /// Whether the store takes a commit and gives it back. A refusal for want of room is an answer.
 async fn answers(store: &EmbeddedStore) -> bool {
     let key = RecordKey::new("node", "alive");
-    let write = RecordWrite { key: key.clone(), value: Some(bytes::Bytes::from_static(b"1")), only_new: false };
+    let write =
+        RecordWrite { key: key.clone(), value: Some(bytes::Bytes::from_static(b"1")), only_new: false, stamp: false };
     let committed = store.commit(Commit { records: vec![write], ..Commit::default() }).await;
     let taken = !matches!(committed, Err(CommitError::Unknown(_) | CommitError::Closed));
     taken && store.record(&key).await.is_ok()
@@ -406,6 +407,22 @@ fn open_store(data_dir: &Path) -> Result<EmbeddedStore, ServeError> {
         std::process::abort();
     });
     EmbeddedStore::open(options).map_err(|error| ServeError::Store(chain(&error)))
+}
+
+/// What this server says of itself.
+fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
+    ServerInfo {
+        address: bound.to_string(),
+        pid: std::process::id().cast_signed(),
+        version: crate::VERSION.to_owned(),
+        nonce: nonce_of(data_dir, bound),
+    }
+}
+
+/// The streams that people write, taken over by this start of the server.
+async fn streams(engine: &Engine, store: Arc<EmbeddedStore>) -> Result<Streams, ServeError> {
+    let options = longhaul_engine::streams::Options { store, clock: Arc::new(SystemClock), epoch: engine.epoch() };
+    Streams::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
 }
 
 fn place_limits(options: &Options) -> PlaceLimits {

@@ -38,6 +38,11 @@ fn first_cells(text: &str) -> BTreeSet<String> {
     text.lines().filter_map(cell).collect()
 }
 
+/// A route as documents write it, which know no wildcard.
+fn written_path(route: &str) -> String {
+    route.replace("{*", "{")
+}
+
 #[test]
 fn every_route_is_in_the_openapi_document_and_nothing_else() {
     let document = openapi_document();
@@ -52,7 +57,7 @@ fn every_route_is_in_the_openapi_document_and_nothing_else() {
         .collect();
     let served: BTreeSet<(String, String)> = ROUTES
         .iter()
-        .flat_map(|(path, methods)| methods.iter().map(|m| ((*path).to_owned(), (*m).to_owned())))
+        .flat_map(|(path, methods)| methods.iter().map(|m| (written_path(path), (*m).to_owned())))
         .collect();
     assert_eq!(written, served);
     assert_eq!(document["info"]["version"], longhaul::VERSION);
@@ -150,7 +155,7 @@ fn every_route_and_field_is_in_the_api_page() {
     let api = document("docs/api.md");
     for (path, methods) in ROUTES {
         for method in *methods {
-            let heading = format!("`{} {path}`", method.to_uppercase());
+            let heading = format!("`{} {}`", method.to_uppercase(), written_path(path));
             assert!(api.contains(&heading), "docs/api.md does not tell of {heading}");
         }
     }

@@ -238,6 +238,7 @@ async fn answers_go_with_their_run_and_chat_requests_after_their_window() {
         key: RecordKey::new("chat_retry", format!("default/c/d/{id}")),
         value: Some(json!({ "run": key(id), "at": at, "taken": 0 }).to_string().into()),
         only_new: false,
+        stamp: false,
     };
     let records = vec![chat("one", clock.now())];
     store.commit(Commit { records, ..Commit::default() }).await.unwrap();
@@ -273,6 +274,7 @@ async fn all_sessions_are_listed_however_many_there_are() {
             .into(),
         ),
         only_new: false,
+        stamp: false,
     };
     for part in (0..count).collect::<Vec<_>>().chunks(4000) {
         let records = part.iter().map(|n| session(*n)).collect();

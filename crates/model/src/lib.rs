@@ -12,6 +12,7 @@ pub mod limits;
 pub mod policy;
 pub mod projection;
 pub mod run;
+pub mod stream;
 pub mod time;
 pub mod trace;
 

@@ -146,6 +146,21 @@ pub const TAG_BYTES_MAX: usize = 255;
 /// How long a comment keeps an idle event stream open: proxies cut at 30 s to 60 s.
 pub const SSE_KEEPALIVE: Duration = Duration::from_secs(15);
 
+/// How long a long poll of a stream waits where nothing says otherwise: what other servers of the protocol wait.
+pub const STREAM_LONG_POLL: Duration = Duration::from_secs(30);
+/// How long at most: proxies cut what is silent for longer.
+pub const STREAM_LONG_POLL_MAX: Duration = Duration::from_mins(5);
+
+/// How long a live reader of a stream is served over one connection, a fifth more or less: caches in between may put
+/// later readers together only when connections end. Source: the Durable Streams protocol, section 5.8.
+pub const STREAM_SSE_LIFE: Duration = Duration::from_secs(60);
+
+/// Bytes of one page of a stream, and one message more: large enough that the request costs little beside them.
+pub const STREAM_PAGE_BYTES: usize = 1 << 20;
+
+/// Bytes that one live reader of a stream holds at a time, and one message more.
+pub const STREAM_LIVE_BYTES: usize = 64 << 10;
+
 /// How long a chat retry without an id may look back for the run it repeats.
 pub const CHAT_RETRY_WINDOW: Duration = Duration::from_hours(1);
 
@@ -168,3 +183,30 @@ pub const TOKEN_ROOTS_MAX: usize = 32;
 pub const SHARE_TTL_DEFAULT_MS: u64 = 3_600_000;
 /// How long at most: a week. Far below the life of a tombstone, so that no later run of the same id is shown by it.
 pub const SHARE_TTL_MAX_MS: u64 = 7 * 86_400_000;
+
+/// Bytes of a stream's path: fits a request line and a database key.
+pub const STREAM_PATH_BYTES_MAX: usize = 1_024;
+
+/// Bytes of a stream's content type: it stands in a header of every answer.
+pub const STREAM_CONTENT_TYPE_BYTES_MAX: usize = 255;
+
+/// Bytes of a producer's id: it is part of a database key.
+pub const STREAM_PRODUCER_ID_BYTES_MAX: usize = 256;
+
+/// Producers that one stream remembers; none is ever forgotten while the stream lives, so their number is bounded.
+pub const STREAM_PRODUCERS_MAX: u32 = 65_536;
+
+/// Bytes of a `Stream-Seq`: every append of the stream writes the last one again.
+pub const STREAM_SEQ_BYTES_MAX: usize = 256;
+
+/// Bytes of one message of a byte stream; a larger body is cut, so that no message dominates a page.
+pub const STREAM_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// Messages that one append may bring: what one commit of a store holds.
+pub const STREAM_APPEND_MESSAGES_MAX: usize = 200_000;
+
+/// Levels of a JSON message: far above what people nest, and a parser of it needs no more stack than that.
+pub const STREAM_JSON_DEPTH_MAX: usize = 1_024;
+
+/// Forks of forks with messages of their own, one above the other: each is one more stream that a read may touch.
+pub const STREAM_FORK_DEPTH_MAX: usize = 256;

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use longhaul_model::StreamId;
-use longhaul_store::RunRow;
+use longhaul_store::{Form, RunRow};
 use rusqlite::Connection;
 
 use crate::entry::{Entry, StreamEntry};
 use crate::error::{At, Fault, Result};
+use crate::library::chunks::Run;
 use crate::library::feed::Slot;
 use crate::library::streams::StreamHead;
 use crate::library::{FILE, Meta, chunks, feed, records, runs, streams};
@@ -225,6 +226,10 @@ impl<'a> Work<'a> {
             self.erased.push(*stream);
             self.applied.keys.push(key.clone());
         }
+        for stream in &entry.drop {
+            self.streams.remove(stream);
+            self.erased.push(*stream);
+        }
         let mut position = entry.feed_first;
         for written in &entry.streams {
             self.streams.entry(written.stream).or_default().push(written);
@@ -246,13 +251,14 @@ impl<'a> Work<'a> {
     fn write(&self, conn: &Connection, meta: &mut Meta) -> Result<()> {
         for stream in &self.erased {
             chunks::erase(conn, *stream)?;
-            streams::erase(conn, *stream)?;
+            streams::erase(conn, *stream, meta)?;
             runs::erase(conn, *stream, meta)?;
             feed::erase(conn, *stream)?;
         }
         for (stream, entries) in &self.streams {
             write_stream(conn, *stream, entries)?;
             if entries[0].created {
+                meta.plain += u64::from(entries[0].plain);
                 meta.streams_made = meta.streams_made.max(stream.get());
             }
         }
@@ -287,34 +293,42 @@ impl Applied {
 }
 
 fn write_stream(conn: &Connection, stream: StreamId, entries: &[&StreamEntry]) -> Result<()> {
+    let place = || format!("longhaul.db: streams, stream {stream}");
     let mut head = if entries[0].created {
-        StreamHead::empty()
+        StreamHead::empty(entries[0].form, entries[0].plain.then(|| entries[0].project.clone()))
     } else {
-        streams::find(conn, stream)?.ok_or_else(|| {
-            Fault::corrupt(
-                format!("longhaul.db: streams, stream {stream}"),
-                "a commit appends to it, and it is missing",
-            )
-        })?
+        streams::find(conn, stream)?
+            .ok_or_else(|| Fault::corrupt(place(), "a commit appends to it, and it is missing"))?
     };
-    let first = head.tail.next();
-    let mut lines = Vec::new();
+    let old = StreamHead { cursor: None, ..head.clone() };
+    let mut events = Vec::new();
     for entry in entries {
         if entry.first_seq != head.tail.next() {
             let what = format!("the journal goes on at {}, the stream ends at {}", entry.first_seq, head.tail);
-            return Err(Fault::corrupt(format!("longhaul.db: streams, stream {stream}"), what));
+            return Err(Fault::corrupt(place(), what));
         }
-        lines.extend(&entry.events);
+        events.extend(&entry.events);
         head.tail = entry.tail();
         head.epoch = entry.epoch;
         head.closed |= entry.closes();
+        head.earliest = head.earliest.max(entry.earliest);
         if entry.cursor.is_some() {
             head.cursor.clone_from(&entry.cursor);
         }
     }
-    if !lines.is_empty() {
-        chunks::append(conn, stream, first, &lines, head.bytes)?;
-        head.bytes += lines.iter().map(|line| line.len() as u64 + 1).sum::<u64>();
+    if head.earliest > old.earliest {
+        chunks::trim(conn, stream, head.earliest)?;
+    }
+    // What retention has taken already is never written; all chunks before it are gone then.
+    let skip = head.earliest.get().saturating_sub(old.tail.get() + 1).min(events.len() as u64) as usize;
+    let (gone, kept) = events.split_at(skip);
+    let newline = u64::from(head.form == Form::Lines);
+    let bytes = |events: &[&Bytes]| events.iter().map(|event| event.len() as u64 + newline).sum::<u64>();
+    let first_byte = old.bytes + bytes(gone);
+    head.bytes = first_byte + bytes(kept);
+    if !kept.is_empty() {
+        let first = old.tail.plus(skip as u64 + 1);
+        chunks::append(conn, stream, &Run { form: head.form, first, first_byte, events: kept })?;
     }
     streams::put(conn, stream, &head)
 }

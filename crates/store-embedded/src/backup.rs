@@ -158,6 +158,7 @@ fn check(dir: &Path, cut: Cut) -> Result<Cut, StoreError> {
 pub fn renew(dir: &Path) -> Result<Cut, OpenError> {
     let renewed = || -> Result<Cut> {
         let conn = library::FILE.connect(dir, Access::Write)?;
+        library::migrate(&conn)?;
         let mut meta = Meta::read(&conn)?;
         let (journal, _) = Journal::open(dir, Access::Still)?;
         if journal.span().last != meta.applied {

@@ -95,7 +95,7 @@ impl Committer {
                 draft.replies.push((job.reply, Err(CommitError::Full)));
                 continue;
             }
-            match self.ledger.admit(job.commit, id, &self.shared) {
+            match self.ledger.admit(job.commit, job.newlines, id, &self.shared) {
                 Ok((entry, committed)) => {
                     entry.encode(&mut draft.body);
                     draft.entries.push(entry);

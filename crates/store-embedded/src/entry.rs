@@ -5,10 +5,13 @@
 //!
 //! ```text
 //! body   = version:u8 entry*
-//! entry  = streams:n stream*, records:n record*, erase:0|1 [key stream], feed_first
-//! stream = flags(created|cursor|row) stream first_seq epoch project events:n text*, feed:n index*, [cursor], [row]
+//! entry  = streams:n stream*, records:n record*, erase:0|1 [key stream], drop:n stream*, feed_first
+//! stream = flags(created|cursor|row|plain|opaque|trimmed) stream first_seq epoch project bytes [earliest]
+//!          events:n text*, feed:n index*, [cursor], [row]
 //! n, ids and lengths are LEB128; texts and bytes carry their length in front
 //! ```
+//!
+//! Version 1 has neither `drop`, `bytes` nor `earliest`, and none of the last three flags.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,14 +19,17 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use longhaul_model::{Epoch, ProjectId, RunId, RunKey, Seq, Status, StreamId, Timestamp};
-use longhaul_store::RunRow;
+use longhaul_store::{Form, RunRow};
 
 /// The form that this release writes; it reads this and all before.
-pub(crate) const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 2;
 
 const CREATED: u8 = 1;
 const CURSOR: u8 = 2;
 const ROW: u8 = 4;
+const PLAIN: u8 = 8;
+const OPAQUE: u8 = 16;
+const TRIMMED: u8 = 32;
 
 /// One commit's effects.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -31,6 +37,7 @@ pub(crate) struct Entry {
     pub(crate) streams: Vec<StreamEntry>,
     pub(crate) records: Vec<RecordEntry>,
     pub(crate) erase: Option<(RunKey, StreamId)>,
+    pub(crate) drop: Vec<StreamId>,
     /// The position of the commit's first entry in the feed.
     pub(crate) feed_first: u64,
 }
@@ -40,10 +47,17 @@ pub(crate) struct Entry {
 pub(crate) struct StreamEntry {
     pub(crate) stream: StreamId,
     pub(crate) created: bool,
+    /// No run's.
+    pub(crate) plain: bool,
+    pub(crate) form: Form,
     /// The seq of the first event, or of the next to come if there is none.
     pub(crate) first_seq: Seq,
     pub(crate) epoch: Epoch,
     pub(crate) project: ProjectId,
+    /// The lengths of all events up to the tail that the entry leaves, together; zero in an entry of version 1.
+    pub(crate) bytes: u64,
+    /// The first event that is kept then.
+    pub(crate) earliest: Seq,
     pub(crate) events: Vec<Bytes>,
     pub(crate) feed: Vec<usize>,
     pub(crate) cursor: Option<Bytes>,
@@ -82,13 +96,24 @@ impl Entry {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         number(out, self.streams.len() as u64);
         for s in &self.streams {
-            let flags =
-                u8::from(s.created) * CREATED + u8::from(s.cursor.is_some()) * CURSOR + u8::from(s.row.is_some()) * ROW;
-            out.push(flags);
+            let trimmed = s.earliest > Seq::new(1);
+            let flags = [
+                (s.created, CREATED),
+                (s.cursor.is_some(), CURSOR),
+                (s.row.is_some(), ROW),
+                (s.plain, PLAIN),
+                (s.form == Form::Opaque, OPAQUE),
+                (trimmed, TRIMMED),
+            ];
+            out.push(flags.iter().filter(|(is, _)| *is).fold(0, |all, (_, flag)| all | flag));
             number(out, s.stream.get());
             number(out, s.first_seq.get());
             number(out, s.epoch.get());
             text(out, s.project.as_str().as_bytes());
+            number(out, s.bytes);
+            if trimmed {
+                number(out, s.earliest.get());
+            }
             number(out, s.events.len() as u64);
             for event in &s.events {
                 text(out, event);
@@ -119,14 +144,19 @@ impl Entry {
             text(out, key.run.as_str().as_bytes());
             number(out, stream.get());
         }
+        number(out, self.drop.len() as u64);
+        for stream in &self.drop {
+            number(out, stream.get());
+        }
         number(out, self.feed_first);
     }
 }
 
 /// Decodes the entries of one group; their bytes stay slices of `body`.
 pub(crate) fn decode(body: &Bytes) -> Result<Vec<Entry>, Malformed> {
-    let mut input = Input { body, at: 0 };
-    if input.byte()? != VERSION {
+    let mut input = Input { body, at: 0, version: 0 };
+    input.version = input.byte()?;
+    if !(1..=VERSION).contains(&input.version) {
         return Err(Malformed { at: 0, what: "an unknown version" });
     }
     let mut entries = Vec::new();
@@ -158,7 +188,8 @@ pub(crate) fn encode_row(row: &RunRow, out: &mut Vec<u8>) {
     text(out, &row.doc);
 }
 
-fn number(out: &mut Vec<u8>, mut n: u64) {
+/// Appends a number as LEB128.
+pub(crate) fn number(out: &mut Vec<u8>, mut n: u64) {
     while n >= 0x80 {
         out.push(n as u8 | 0x80);
         n >>= 7;
@@ -174,6 +205,7 @@ fn text(out: &mut Vec<u8>, bytes: &[u8]) {
 struct Input<'a> {
     body: &'a Bytes,
     at: usize,
+    version: u8,
 }
 
 impl Input<'_> {
@@ -254,7 +286,9 @@ impl Input<'_> {
         let streams = (0..self.count()?).map(|_| self.stream()).collect::<Result<_, _>>()?;
         let records = (0..self.count()?).map(|_| self.record()).collect::<Result<_, _>>()?;
         let erase = if self.flag()? { Some((self.key()?, StreamId::new(self.number()?))) } else { None };
-        Ok(Entry { streams, records, erase, feed_first: self.number()? })
+        let dropped = if self.version < 2 { 0 } else { self.count()? };
+        let drop = (0..dropped).map(|_| self.number().map(StreamId::new)).collect::<Result<_, _>>()?;
+        Ok(Entry { streams, records, erase, drop, feed_first: self.number()? })
     }
 
     fn stream(&mut self) -> Result<StreamEntry, Malformed> {
@@ -263,6 +297,8 @@ impl Input<'_> {
         let first_seq = Seq::new(self.number()?);
         let epoch = Epoch::new(self.number()?);
         let project = self.project()?;
+        let bytes = if self.version < 2 { 0 } else { self.number()? };
+        let earliest = if flags & TRIMMED == 0 { Seq::new(1) } else { Seq::new(self.number()?) };
         let events = (0..self.count()?).map(|_| self.bytes()).collect::<Result<Vec<_>, _>>()?;
         let mut feed = Vec::new();
         for _ in 0..self.count()? {
@@ -277,7 +313,27 @@ impl Input<'_> {
         if first_seq == Seq::ZERO {
             return self.wrong("a first seq of zero");
         }
-        Ok(StreamEntry { stream, created: flags & CREATED != 0, first_seq, epoch, project, events, feed, cursor, row })
+        let form = if flags & OPAQUE == 0 { Form::Lines } else { Form::Opaque };
+        let (created, plain) = (flags & CREATED != 0, flags & PLAIN != 0);
+        let written = StreamEntry {
+            stream,
+            created,
+            plain,
+            form,
+            first_seq,
+            epoch,
+            project,
+            bytes,
+            earliest,
+            events,
+            feed,
+            cursor,
+            row,
+        };
+        if earliest == Seq::ZERO || earliest > written.tail().next() {
+            return self.wrong("a first kept event beyond the tail");
+        }
+        Ok(written)
     }
 
     fn record(&mut self) -> Result<RecordEntry, Malformed> {
@@ -326,18 +382,34 @@ mod tests {
         let stream = StreamEntry {
             stream: StreamId::new(7),
             created: true,
+            plain: false,
+            form: Form::Lines,
             first_seq: Seq::new(299),
             epoch: Epoch::new(u64::MAX),
             project: key.project.clone(),
+            bytes: 77_003,
+            earliest: Seq::new(1),
             events: vec![Bytes::from_static(b"one"), Bytes::from(vec![b'x'; 1000])],
             feed: vec![1],
             cursor: Some(Bytes::new()),
             row: Some(Arc::new(row)),
         };
+        let plain = StreamEntry {
+            stream: StreamId::new(8),
+            created: false,
+            plain: true,
+            form: Form::Opaque,
+            events: vec![Bytes::from_static(b"\n\0")],
+            feed: vec![],
+            earliest: Seq::new(200),
+            row: None,
+            ..stream.clone()
+        };
         let record = RecordEntry { kind: "k".into(), id: "i".into(), value: None };
         Entry {
-            streams: vec![stream],
+            streams: vec![stream, plain],
             records: vec![record],
+            drop: vec![StreamId::new(5), StreamId::new(1 << 33)],
             erase: Some((key, StreamId::new(3))),
             feed_first: 1 << 40,
         }
@@ -363,5 +435,28 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             let _ = decode(&Bytes::from(bad));
         }
+    }
+
+    /// What the release before this one wrote.
+    #[test]
+    fn version_1_is_read() {
+        let body = b"\x01\x01\x03\x07\x02\x04\x01p\x01\x02{}\x01\x00\x01c\x00\x00\x09";
+        let written = StreamEntry {
+            stream: StreamId::new(7),
+            created: true,
+            plain: false,
+            form: Form::Lines,
+            first_seq: Seq::new(2),
+            epoch: Epoch::new(4),
+            project: ProjectId::parse("p").unwrap(),
+            bytes: 0,
+            earliest: Seq::new(1),
+            events: vec![Bytes::from_static(b"{}")],
+            feed: vec![0],
+            cursor: Some(Bytes::from_static(b"c")),
+            row: None,
+        };
+        let entry = Entry { streams: vec![written], feed_first: 9, ..Entry::default() };
+        assert_eq!(decode(&Bytes::from_static(body)).unwrap(), vec![entry]);
     }
 }

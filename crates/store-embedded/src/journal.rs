@@ -20,7 +20,7 @@ const V1: Schema = &[
 
 /// The file.
 pub(crate) const FILE: Database =
-    Database { name: "journal.db", page_bytes: 4096, exclusive: true, migrations: &[V1], schema: V1 };
+    Database { name: "journal.db", page_bytes: 4096, exclusive: true, migrations: &[V1], schemas: &[V1] };
 
 /// Which rows there are; both zero if there was never one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

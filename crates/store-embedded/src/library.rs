@@ -14,9 +14,11 @@ use rusqlite::{Connection, params};
 use uuid::Uuid;
 
 use crate::error::{At, Fault, Result};
-use crate::sqlite::{Database, Schema};
+use crate::sqlite::{Access, Database, Schema};
 
 const META: &str = "CREATE TABLE meta (id INTEGER PRIMARY KEY, store_id TEXT NOT NULL, schema_version INTEGER NOT NULL, applied INTEGER NOT NULL, streams_made INTEGER NOT NULL, feed_tail INTEGER NOT NULL, runs INTEGER NOT NULL, live INTEGER NOT NULL, records INTEGER NOT NULL, crc INTEGER NOT NULL)";
+const META_PLAIN: &str = "ALTER TABLE meta ADD COLUMN plain INTEGER NOT NULL DEFAULT 0";
+const META_V2: &str = "CREATE TABLE meta (id INTEGER PRIMARY KEY, store_id TEXT NOT NULL, schema_version INTEGER NOT NULL, applied INTEGER NOT NULL, streams_made INTEGER NOT NULL, feed_tail INTEGER NOT NULL, runs INTEGER NOT NULL, live INTEGER NOT NULL, records INTEGER NOT NULL, crc INTEGER NOT NULL, plain INTEGER NOT NULL DEFAULT 0)";
 
 const V1: Schema = &[
     META,
@@ -36,9 +38,43 @@ const V1: Schema = &[
     feed::BY_STREAM,
 ];
 
+/// Plain streams: whose they are, what their messages may be and where each ends.
+const V2: Schema = &[META_PLAIN, streams::FORM, streams::PROJECT, chunks::LENGTHS];
+
+/// The tables as SQLite keeps them once [`V2`] is done.
+const AFTER_V2: Schema = &[
+    META_V2,
+    runs::TABLE,
+    runs::BY_KEY,
+    runs::BY_KEY_HASH,
+    runs::BY_PROJECT,
+    runs::BY_DIGEST,
+    runs::LIVE,
+    runs::TAGS,
+    streams::TABLE_V2,
+    chunks::TABLE_V2,
+    chunks::BY_PLACE,
+    records::TABLE,
+    records::BY_HASH,
+    feed::TABLE,
+    feed::BY_STREAM,
+];
+
+/// What an older library lacks, as views in the place of its tables, for those who only read.
+const V1_AS_V2: Schema = &[
+    "CREATE TEMP VIEW meta AS SELECT *, 0 AS plain FROM main.meta",
+    "CREATE TEMP VIEW streams AS SELECT *, 0 AS form, NULL AS project FROM main.streams",
+    "CREATE TEMP VIEW chunks AS SELECT *, NULL AS lengths FROM main.chunks",
+];
+
 /// The file.
-pub(crate) const FILE: Database =
-    Database { name: "longhaul.db", page_bytes: 8192, exclusive: false, migrations: &[V1], schema: V1 };
+pub(crate) const FILE: Database = Database {
+    name: "longhaul.db",
+    page_bytes: 8192,
+    exclusive: false,
+    migrations: &[V1, V2],
+    schemas: &[V1, AFTER_V2],
+};
 
 const PLACE: &str = "longhaul.db: meta";
 
@@ -56,12 +92,14 @@ pub(crate) struct Meta {
     pub(crate) runs: u64,
     pub(crate) live: u64,
     pub(crate) records: u64,
+    /// Streams that are no run's.
+    pub(crate) plain: u64,
 }
 
 impl Meta {
     pub(crate) fn new(store: Uuid) -> Self {
         let version = FILE.migrations.len() as i64;
-        Self { store, version, applied: 0, streams_made: 0, feed_tail: 0, runs: 0, live: 0, records: 0 }
+        Self { store, version, applied: 0, streams_made: 0, feed_tail: 0, runs: 0, live: 0, records: 0, plain: 0 }
     }
 
     /// Whether nothing was ever stored.
@@ -76,12 +114,22 @@ impl Meta {
         for number in [self.applied, self.streams_made, self.feed_tail, self.runs, self.live, self.records] {
             crc.update(&number.to_le_bytes());
         }
+        if self.version > 1 {
+            crc.update(&self.plain.to_le_bytes());
+        }
         crc.finalize()
     }
 
     pub(crate) fn read(conn: &Connection) -> Result<Self> {
+        Self::query(
+            conn,
+            "SELECT store_id, schema_version, applied, streams_made, feed_tail, runs, live, records, crc, plain FROM meta WHERE id = 1",
+        )
+    }
+
+    fn query(conn: &Connection, sql: &str) -> Result<Self> {
         let (id, mut meta, crc) = conn
-            .prepare_cached("SELECT store_id, schema_version, applied, streams_made, feed_tail, runs, live, records, crc FROM meta WHERE id = 1")
+            .prepare_cached(sql)
             .and_then(|mut s| {
                 s.query_row([], |row| {
                     let mut meta = Self::new(Uuid::nil());
@@ -92,6 +140,7 @@ impl Meta {
                     meta.runs = row.get(5)?;
                     meta.live = row.get(6)?;
                     meta.records = row.get(7)?;
+                    meta.plain = row.get(9)?;
                     Ok((row.get::<_, String>(0)?, meta, row.get::<_, u32>(8)?))
                 })
             })
@@ -104,7 +153,7 @@ impl Meta {
     }
 
     pub(crate) fn write(&self, conn: &Connection) -> Result<()> {
-        conn.prepare_cached("INSERT OR REPLACE INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")
+        conn.prepare_cached("INSERT OR REPLACE INTO meta VALUES (1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")
             .and_then(|mut s| {
                 s.execute(params![
                     self.store.to_string(),
@@ -115,12 +164,51 @@ impl Meta {
                     self.runs,
                     self.live,
                     self.records,
-                    self.crc()
+                    self.crc(),
+                    self.plain
                 ])
             })
             .at(PLACE)
             .map(|_| ())
     }
+}
+
+/// Opens the library. What only reads a directory that nobody has open is not migrated, and sees an older one through
+/// views.
+pub(crate) fn connect(dir: &Path, access: Access) -> Result<Connection> {
+    let conn = FILE.connect(dir, access)?;
+    if access == Access::Still && version(&conn)? == 1 {
+        V1_AS_V2.iter().try_for_each(|sql| conn.execute_batch(sql)).at(FILE.name)?;
+    }
+    Ok(conn)
+}
+
+/// The version that a library says it has.
+pub(crate) fn version(conn: &Connection) -> Result<i64> {
+    conn.query_row("SELECT schema_version FROM meta WHERE id = 1", [], |row| row.get(0)).at(PLACE)
+}
+
+/// Brings an older library to this release's schema, in one transaction.
+pub(crate) fn migrate(conn: &Connection) -> Result<()> {
+    if version(conn)? != 1 {
+        return Ok(());
+    }
+    conn.execute_batch("BEGIN IMMEDIATE").at(FILE.name)?;
+    let migrated = || -> Result<()> {
+        let mut meta = Meta::query(
+            conn,
+            "SELECT store_id, schema_version, applied, streams_made, feed_tail, runs, live, records, crc, 0 FROM meta WHERE id = 1",
+        )?;
+        V2.iter().try_for_each(|sql| conn.execute_batch(sql)).at(FILE.name)?;
+        meta.version = 2;
+        meta.write(conn)?;
+        conn.execute_batch("COMMIT").at(FILE.name)
+    };
+    let done = migrated();
+    if done.is_err() && !conn.is_autocommit() {
+        conn.execute_batch("ROLLBACK").at(FILE.name)?;
+    }
+    done
 }
 
 /// Makes an empty library.

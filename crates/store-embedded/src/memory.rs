@@ -5,11 +5,12 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use longhaul_model::{Epoch, RunKey, Seq, StreamId};
-use longhaul_store::{EventPage, ReadLimit, RunRow, StoreError, StoredEvent};
+use longhaul_model::{Epoch, ProjectId, RunKey, Seq, StreamId};
+use longhaul_store::{EventPage, Form, Head, ReadLimit, RunRow, Span, StoreError, StoredEvent};
 use tokio::sync::watch;
 
 use crate::entry::{Entry, StreamEntry};
@@ -33,6 +34,13 @@ pub(crate) struct Live {
     /// A cursor newer than the library's.
     pub(crate) cursor: Option<Bytes>,
     pub(crate) closed: bool,
+    pub(crate) form: Form,
+    /// Of a plain stream.
+    pub(crate) plain: Option<ProjectId>,
+    /// The first event that is kept.
+    pub(crate) earliest: Seq,
+    /// The lengths of all events there ever were.
+    pub(crate) bytes: u64,
     /// It was made by a commit that is not applied: the library knows nothing of it.
     unknown_below: bool,
     /// The seq of the first event held.
@@ -41,6 +49,8 @@ pub(crate) struct Live {
     /// The last seq that is applied, and the bytes held up to it.
     applied: u64,
     recent_bytes: usize,
+    /// Bytes of events that retention took before they were applied.
+    trimmed_bytes: usize,
     /// The journal row that last touched it.
     position: u64,
     /// Whether it stands in the line of those that rest; each stands there once.
@@ -53,8 +63,44 @@ type Versioned<T> = (T, u64);
 /// What a reader gets from memory.
 pub(crate) enum Answer<T> {
     Here(T),
-    /// Ask the library. The durable tail, if the stream is known here.
-    Below(Option<Seq>),
+    /// Ask the library. What is durable, if the stream is known here.
+    Below(Option<Known>),
+}
+
+/// What is durable of a stream, newer than the library.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Known {
+    pub(crate) tail: Seq,
+    pub(crate) earliest: Seq,
+}
+
+/// Messages for a span, to be put together without the lock.
+pub(crate) struct Parts {
+    pub(crate) known: Known,
+    pub(crate) form: Form,
+    pub(crate) after: Seq,
+    pub(crate) events: Vec<Bytes>,
+}
+
+impl Parts {
+    /// Lines are copied into one piece; opaque messages stay as they are.
+    pub(crate) fn span(self) -> Span {
+        let lengths: Vec<u32> = self.events.iter().map(|event| event.len() as u32).collect();
+        let last = self.after.plus(lengths.len() as u64);
+        let body = match self.form {
+            Form::Opaque => self.events,
+            Form::Lines => {
+                let mut lines = Vec::with_capacity(self.events.iter().map(|event| event.len() + 1).sum());
+                for event in &self.events {
+                    lines.extend_from_slice(event);
+                    lines.push(b'\n');
+                }
+                if lines.is_empty() { Vec::new() } else { vec![lines.into()] }
+            }
+        };
+        let Known { tail, earliest } = self.known;
+        Span { earliest, tail, first: self.after.next(), last, body, lengths }
+    }
 }
 
 /// What un-applied commits say of something.
@@ -66,6 +112,25 @@ pub(crate) enum Unapplied<T> {
     Gone,
     /// It is this.
     Is(T),
+}
+
+impl Known {
+    /// Whether events above a cursor can be read.
+    pub(crate) fn check(self, after: Seq) -> Result<(), StoreError> {
+        if after > self.tail {
+            return Err(StoreError::Ahead { tail: self.tail });
+        }
+        if after.next() < self.earliest {
+            return Err(StoreError::Expired { earliest: self.earliest });
+        }
+        Ok(())
+    }
+}
+
+impl Live {
+    fn known(&self) -> Known {
+        Known { tail: self.tail, earliest: self.earliest }
+    }
 }
 
 impl<T: Clone> From<Option<&Versioned<Option<T>>>> for Unapplied<T> {
@@ -116,7 +181,8 @@ pub(crate) struct Memory {
     pub(crate) streams: HashMap<StreamId, Live>,
     rows: BTreeMap<StreamId, Versioned<Option<Arc<RunRow>>>>,
     keys: HashMap<RunKey, Versioned<Option<StreamId>>>,
-    records: BTreeMap<(Cow<'static, str>, String), Versioned<Option<Bytes>>>,
+    /// By kind and id.
+    records: HashMap<Cow<'static, str>, BTreeMap<String, Versioned<Option<Bytes>>>>,
     /// Entries up to `feed_tail`.
     feed: VecDeque<Slot>,
     feed_applied: u64,
@@ -137,13 +203,24 @@ impl Memory {
         let feed_before = self.feed_tail;
         for entry in &group.entries {
             if let Some((key, stream)) = &entry.erase {
-                self.erase(key, *stream, group.id, &mut wake);
+                self.keys.insert(key.clone(), (None, group.id));
+                for slot in self.feed.iter_mut().filter(|slot| slot.stream == *stream) {
+                    slot.wire = None;
+                }
+                self.erase(*stream, group.id, &mut wake);
+            }
+            for stream in &entry.drop {
+                self.erase(*stream, group.id, &mut wake);
             }
             for written in &entry.streams {
                 self.write(written, group.id, &mut wake);
             }
             for record in &entry.records {
-                self.records.insert((record.kind.clone(), record.id.clone()), (record.value.clone(), group.id));
+                let value = (record.value.clone(), group.id);
+                match self.records.get_mut(&record.kind) {
+                    Some(kind) => kind.insert(record.id.clone(), value),
+                    None => self.records.entry(record.kind.clone()).or_default().insert(record.id.clone(), value),
+                };
             }
         }
         self.durable = group.id;
@@ -153,15 +230,11 @@ impl Memory {
         wake
     }
 
-    fn erase(&mut self, key: &RunKey, stream: StreamId, position: u64, wake: &mut Wake) {
+    fn erase(&mut self, stream: StreamId, position: u64, wake: &mut Wake) {
         if let Some(live) = self.streams.remove(&stream) {
             self.recent_bytes -= live.recent_bytes;
         }
         self.rows.insert(stream, (None, position));
-        self.keys.insert(key.clone(), (None, position));
-        for slot in self.feed.iter_mut().filter(|slot| slot.stream == stream) {
-            slot.wire = None;
-        }
         wake.erased.extend(self.watchers.remove(&stream));
     }
 
@@ -172,11 +245,16 @@ impl Memory {
             epoch: written.epoch,
             cursor: None,
             closed: false,
+            form: written.form,
+            plain: written.plain.then(|| written.project.clone()),
+            earliest: written.earliest,
+            bytes: written.bytes,
             unknown_below: written.created,
             first,
             events: VecDeque::new(),
             applied: first - 1,
             recent_bytes: 0,
+            trimmed_bytes: 0,
             position,
             resting: false,
         });
@@ -185,6 +263,19 @@ impl Memory {
         live.epoch = written.epoch;
         live.position = position;
         live.closed |= written.closes();
+        live.bytes = written.bytes;
+        live.earliest = written.earliest;
+        while live.first < live.earliest.get()
+            && let Some(event) = live.events.pop_front()
+        {
+            if live.first <= live.applied {
+                live.recent_bytes -= event.len();
+                self.recent_bytes -= event.len();
+            } else {
+                live.trimmed_bytes += event.len();
+            }
+            live.first += 1;
+        }
         if written.cursor.is_some() {
             live.cursor.clone_from(&written.cursor);
         }
@@ -217,8 +308,10 @@ impl Memory {
             let Some(live) = self.streams.get_mut(stream) else { continue };
             live.applied = tail.get();
             live.unknown_below = false;
-            live.recent_bytes += bytes;
-            self.recent_bytes += bytes;
+            let trimmed = live.trimmed_bytes.min(*bytes);
+            live.trimmed_bytes -= trimmed;
+            live.recent_bytes += bytes - trimmed;
+            self.recent_bytes += bytes - trimmed;
             while live.recent_bytes > limits::RECENT_STREAM_BYTES && live.first <= live.applied {
                 let Some(event) = live.events.pop_front() else { break };
                 live.first += 1;
@@ -247,9 +340,11 @@ impl Memory {
                 self.keys.remove(key);
             }
         }
-        for key in &applied.records {
-            if self.records.get(key).is_some_and(|(_, position)| *position <= upto) {
-                self.records.remove(key);
+        for (kind, id) in &applied.records {
+            if let Some(kind) = self.records.get_mut(kind)
+                && kind.get(id).is_some_and(|(_, position)| *position <= upto)
+            {
+                kind.remove(id);
             }
         }
         self.feed_applied = self.feed_applied.max(applied.feed_tail);
@@ -306,20 +401,26 @@ impl Memory {
         self.rows.iter().filter(|(_, (row, _))| row.is_none()).map(|(stream, _)| *stream).collect()
     }
 
-    /// A page of a stream, if all of it is here.
-    pub(crate) fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> Result<Answer<EventPage>, StoreError> {
+    /// The events of a stream above a cursor, if all of them are here.
+    fn after(&self, stream: StreamId, after: Seq) -> Result<Answer<(&Live, usize)>, StoreError> {
         let Some(live) = self.streams.get(&stream) else {
             return if self.is_erased(stream) { Err(StoreError::NotFound) } else { Ok(Answer::Below(None)) };
         };
-        if after > live.tail {
-            return Err(StoreError::Ahead { tail: live.tail });
-        }
+        live.known().check(after)?;
         if after.get() + 1 < live.first {
-            return Ok(Answer::Below(Some(live.tail)));
+            return Ok(Answer::Below(Some(live.known())));
         }
+        Ok(Answer::Here((live, (after.get() + 1 - live.first) as usize)))
+    }
+
+    /// A page of a stream, if all of it is here.
+    pub(crate) fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> Result<Answer<EventPage>, StoreError> {
+        let (live, skip) = match self.after(stream, after)? {
+            Answer::Here(here) => here,
+            Answer::Below(known) => return Ok(Answer::Below(known)),
+        };
         let mut events = Vec::new();
         let mut bytes = 0;
-        let skip = (after.get() + 1 - live.first) as usize;
         for (at, wire) in live.events.range(skip..).enumerate() {
             bytes += wire.len();
             if !events.is_empty() && (events.len() >= limit.events_max || bytes > limit.bytes_max) {
@@ -327,13 +428,33 @@ impl Memory {
             }
             events.push(StoredEvent { seq: after.plus(at as u64 + 1), wire: wire.clone() });
         }
-        // Retention does not exist yet: the first event that is kept is the first there was.
-        Ok(Answer::Here(EventPage { earliest: Seq::new(1), tail: live.tail, events }))
+        Ok(Answer::Here(EventPage { earliest: live.earliest, tail: live.tail, events }))
     }
 
-    /// A live stream's tail, epoch, newer cursor, and whether the library may have an older cursor.
-    pub(crate) fn head(&self, stream: StreamId) -> Option<(Seq, Epoch, Option<Bytes>, bool)> {
-        self.streams.get(&stream).map(|l| (l.tail, l.epoch, l.cursor.clone(), l.unknown_below || l.cursor.is_some()))
+    /// What a span is made of, if all of it is here.
+    pub(crate) fn parts(&self, stream: StreamId, after: Seq, bytes_max: usize) -> Result<Answer<Parts>, StoreError> {
+        let (live, skip) = match self.after(stream, after)? {
+            Answer::Here(here) => here,
+            Answer::Below(known) => return Ok(Answer::Below(known)),
+        };
+        let newline = usize::from(live.form == Form::Lines);
+        let mut bytes = 0;
+        let fits = |event: &&Bytes| {
+            let first = bytes == 0;
+            bytes += event.len() + newline;
+            first || bytes <= bytes_max
+        };
+        let events = live.events.range(skip..).take_while(fits).cloned().collect();
+        Ok(Answer::Here(Parts { known: live.known(), form: live.form, after, events }))
+    }
+
+    /// A live stream's head, and whether its cursor is all there is: the library may have an older one.
+    pub(crate) fn head(&self, stream: StreamId) -> Option<(Head, bool)> {
+        self.streams.get(&stream).map(|live| {
+            let Live { tail, epoch, earliest, bytes, .. } = *live;
+            let head = Head { tail, epoch, cursor: live.cursor.clone(), earliest, bytes };
+            (head, live.unknown_below || live.cursor.is_some())
+        })
     }
 
     /// A run's row by its key.
@@ -362,16 +483,15 @@ impl Memory {
 
     /// A record's value.
     pub(crate) fn record(&self, kind: &str, id: &str) -> Unapplied<Bytes> {
-        // The key's parts are owned; a look-up by a borrowed pair would need another map.
-        self.records.get(&(Cow::Owned(kind.to_owned()), id.to_owned())).into()
+        self.records.get(kind).and_then(|kind| kind.get(id)).into()
     }
 
     /// Records of a kind by prefix, as un-applied commits have them.
     pub(crate) fn records(&self, kind: &'static str, prefix: &str) -> Vec<(String, Option<Bytes>)> {
-        self.records
-            .range((Cow::Borrowed(kind), prefix.to_owned())..)
-            .take_while(|((k, id), _)| k == kind && id.starts_with(prefix))
-            .map(|((_, id), (value, _))| (id.clone(), value.clone()))
+        let Some(kind) = self.records.get(kind) else { return Vec::new() };
+        kind.range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
+            .take_while(|(id, _)| id.starts_with(prefix))
+            .map(|(id, (value, _))| (id.clone(), value.clone()))
             .collect()
     }
 

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::Connection;
 use uuid::Uuid;
 
-use crate::entry;
+use crate::entry::{self, Entry};
 use crate::error::{At, Fault, OpenError, Result};
 use crate::journal::{self, Journal};
-use crate::library::{self, Meta};
+use crate::library::{self, Meta, streams};
 use crate::memory::{Group, Memory};
 use crate::sqlite::{Access, checkpoint};
 use crate::witness::{self, Testimony, Witness};
@@ -81,7 +81,8 @@ pub(crate) fn create_missing(dir: &Path) -> Result<()> {
         // The library is made first and the witness last: a crash may leave the library alone, and pristine.
         (true, false, Testimony::Absent) => {
             library::FILE.check_file(dir)?;
-            let conn = library::FILE.connect(dir, Access::Read)?;
+            let conn = library::FILE.connect(dir, Access::Write)?;
+            library::migrate(&conn)?;
             let meta = Meta::read(&conn)?;
             if !meta.is_pristine() {
                 return Err(missing(journal::FILE.name, "its library has applied commits"));
@@ -107,11 +108,11 @@ pub(crate) fn open(dir: &Path, access: Access) -> Result<Opened> {
         }
         file.check_file(dir)?;
     }
-    let library = library::FILE.connect(dir, access)?;
-    let version = library
-        .query_row("SELECT schema_version FROM meta WHERE id = 1", [], |row| row.get(0))
-        .at("longhaul.db: meta")?;
-    library::FILE.check_open(&library, dir, version)?;
+    let library = library::connect(dir, access)?;
+    library::FILE.check_open(&library, dir, library::version(&library)?)?;
+    if access == Access::Write {
+        library::migrate(&library)?;
+    }
     let meta = Meta::read(&library)?;
     let (journal, journal_store) = Journal::open(dir, access)?;
     if journal_store != meta.store {
@@ -130,9 +131,13 @@ pub(crate) fn open(dir: &Path, access: Access) -> Result<Opened> {
     let mut streams_made = meta.streams_made;
     journal.rows(meta.applied, |id, body| {
         let at = || format!("journal.db: journal, row {id}");
-        let entries = entry::decode(&body)
+        let mut entries = entry::decode(&body)
             .map_err(|malformed| Fault::corrupt(at(), format!("{} at byte {}", malformed.what, malformed.at)))?;
-        for entry in &entries {
+        let complete = body[0] > 1;
+        for entry in &mut entries {
+            if !complete {
+                complete_entry(entry, &memory, &library)?;
+            }
             let feed: usize = entry.streams.iter().map(|written| written.feed.len()).sum();
             if feed > 0 && entry.feed_first != memory.feed_tail + 1 {
                 return Err(Fault::corrupt(at(), "the feed has a gap before it"));
@@ -151,6 +156,19 @@ pub(crate) fn open(dir: &Path, access: Access) -> Result<Opened> {
         Ok(())
     })?;
     Ok(Opened { store: meta.store, library, journal, meta, memory, streams_made })
+}
+
+/// Adds to an entry of version 1 what it does not say.
+fn complete_entry(entry: &mut Entry, memory: &Memory, library: &Connection) -> Result<()> {
+    for written in &mut entry.streams {
+        let before = match memory.streams.get(&written.stream) {
+            Some(live) => live.bytes,
+            None if written.created => 0,
+            None => streams::find(library, written.stream)?.map_or(0, |head| head.content_bytes()),
+        };
+        written.bytes = before + written.events.iter().map(|event| event.len() as u64).sum::<u64>();
+    }
+    Ok(())
 }
 
 fn check_span(journal: &Journal, meta: &Meta) -> Result<()> {

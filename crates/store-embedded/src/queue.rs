@@ -6,7 +6,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use longhaul_store::{Commit, CommitError, Committed};
+use longhaul_store::{Commit, CommitError, Committed, Ticket};
 use tokio::sync::{Notify, oneshot};
 
 use crate::limits;
@@ -17,7 +17,17 @@ pub(crate) type Reply = oneshot::Sender<Result<Committed, CommitError>>;
 pub(crate) struct Job {
     pub(crate) commit: Commit,
     pub(crate) bytes: usize,
+    /// Whether there are raw newlines in its events: looked for here, so that the committer need not.
+    pub(crate) newlines: bool,
     pub(crate) reply: Reply,
+}
+
+impl Job {
+    fn new(commit: Commit) -> (Self, Ticket) {
+        let (reply, receive) = oneshot::channel();
+        let (bytes, newlines) = (commit.bytes(), commit.has_newlines());
+        (Self { commit, bytes, newlines, reply }, Ticket::awaited(receive))
+    }
 }
 
 #[derive(Default)]
@@ -59,15 +69,11 @@ impl Queue {
     }
 
     /// Submits a commit. Waits for room for a bounded time.
-    pub(crate) async fn push(
-        &self,
-        commit: Commit,
-    ) -> Result<oneshot::Receiver<Result<Committed, CommitError>>, CommitError> {
-        let (reply, receive) = oneshot::channel();
-        let bytes = commit.bytes();
-        let mut job = Some(Job { commit, bytes, reply });
+    pub(crate) async fn push(&self, commit: Commit) -> Result<Ticket, CommitError> {
+        let (job, ticket) = Job::new(commit);
+        let mut job = Some(job);
         if self.try_push(&mut job)? {
-            return Ok(receive);
+            return Ok(ticket);
         }
         let wait = async {
             loop {
@@ -81,9 +87,15 @@ impl Queue {
             }
         };
         match tokio::time::timeout(self.busy_after, wait).await {
-            Ok(pushed) => pushed.map(|()| receive),
+            Ok(pushed) => pushed.map(|()| ticket),
             Err(_) => Err(CommitError::Busy),
         }
+    }
+
+    /// Submits a commit if there is room now.
+    pub(crate) fn submit(&self, commit: Commit) -> Result<Ticket, CommitError> {
+        let (job, ticket) = Job::new(commit);
+        if self.try_push(&mut Some(job))? { Ok(ticket) } else { Err(CommitError::Busy) }
     }
 
     fn try_push(&self, job: &mut Option<Job>) -> Result<bool, CommitError> {

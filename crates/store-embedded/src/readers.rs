@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use crate::error::{At, Result};
-use crate::library::FILE;
+use crate::library::{self, FILE};
 use crate::limits;
 use crate::sqlite::Access;
 
@@ -46,7 +46,7 @@ impl Readers {
         let idle = self.idle().pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => FILE.connect(&self.dir, self.access)?,
+            None => library::connect(&self.dir, self.access)?,
         };
         let begun = conn.prepare_cached("BEGIN").and_then(|mut s| s.execute([])).at(FILE.name);
         let answer = begun.and_then(|_| question(&conn));

@@ -27,8 +27,8 @@ pub(crate) struct Database {
     pub(crate) exclusive: bool,
     /// Migrations by number from 1; each is a list of statements.
     pub(crate) migrations: &'static [Schema],
-    /// The schema after the last migration.
-    pub(crate) schema: Schema,
+    /// The schema after each of them.
+    pub(crate) schemas: &'static [Schema],
 }
 
 /// What a connection is for.
@@ -132,12 +132,13 @@ impl Database {
     /// What must hold once it is open: version, schema, and for a small file every page.
     pub(crate) fn check_open(&self, conn: &Connection, dir: &Path, version: i64) -> Result<()> {
         self.check_version(version)?;
+        let schema = usize::try_from(version - 1).ok().and_then(|at| self.schemas.get(at)).copied().unwrap_or_default();
         let mut found = conn
             .prepare("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
             .and_then(|mut s| s.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>())
             .at(&format!("{}: sqlite_master", self.name))?;
         found.sort();
-        let mut expected: Vec<_> = self.schema.iter().map(|sql| (*sql).to_owned()).collect();
+        let mut expected: Vec<_> = schema.iter().map(|sql| (*sql).to_owned()).collect();
         expected.sort();
         if found != expected {
             return Err(Fault::corrupt(format!("{}: sqlite_master", self.name), "the schema is not the store's"));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use longhaul_model::{ProjectId, RunKey, Seq, StreamId};
 use longhaul_store::{
     BoxFuture, Commit, CommitError, Committed, EventPage, FeedEntry, FeedPage, Head, ReadLimit, RecordKey, RunFilter,
-    RunPage, RunRow, Store, StoreError,
+    RunPage, RunRow, Span, Store, StoreError, Ticket,
 };
 use tokio::sync::watch;
 
@@ -20,9 +20,11 @@ use crate::ballast::Ballast;
 use crate::committer::{Committer, Ledger};
 use crate::error::{At, OpenError};
 use crate::journal::Journal;
+use crate::library::chunks::Stretch;
+use crate::library::streams::StreamHead;
 use crate::library::{self, chunks, feed, records, runs, streams};
 use crate::limits;
-use crate::memory::{Answer, Unapplied};
+use crate::memory::{Answer, Known, Unapplied};
 use crate::open::{self, Held};
 use crate::options::Options;
 use crate::queue::Queue;
@@ -142,6 +144,16 @@ impl EmbeddedStore {
         drained
     }
 
+    fn may_commit(&self, commit: &Commit) -> Result<(), CommitError> {
+        if self.read_only {
+            return Err(CommitError::Invalid("the store is open for reading alone"));
+        }
+        if self.shared.is_closed() {
+            return Err(CommitError::Closed);
+        }
+        commit.validate()
+    }
+
     fn open_still(&self) -> Result<(), StoreError> {
         if self.shared.is_closed() { Err(StoreError::Closed) } else { Ok(()) }
     }
@@ -151,7 +163,7 @@ impl EmbeddedStore {
         stream: StreamId,
         after: Seq,
         limit: ReadLimit,
-        known_tail: Option<Seq>,
+        known: Option<Known>,
     ) -> Result<EventPage, StoreError> {
         let found = self
             .readers
@@ -166,15 +178,34 @@ impl EmbeddedStore {
             })
             .await?;
         let Some((head, events)) = found else { return Err(StoreError::NotFound) };
-        // The library may be ahead of the look at memory, and behind what is durable.
-        let tail = known_tail.map_or(head.tail, |tail| tail.max(head.tail));
-        if after > tail {
-            return Err(StoreError::Ahead { tail });
-        }
-        if after.next() < head.earliest {
-            return Err(StoreError::Expired { earliest: head.earliest });
-        }
-        Ok(EventPage { earliest: head.earliest, tail, events })
+        let Known { tail, earliest } = newest(&head, known);
+        Known { tail, earliest }.check(after)?;
+        Ok(EventPage { earliest, tail, events })
+    }
+
+    async fn span_below(
+        &self,
+        stream: StreamId,
+        after: Seq,
+        bytes_max: usize,
+        known: Option<Known>,
+    ) -> Result<Span, StoreError> {
+        let found = self
+            .readers
+            .ask(move |conn| {
+                let Some(head) = streams::find(conn, stream)? else { return Ok(None) };
+                if after.next() < head.earliest {
+                    return Ok(Some((head, Stretch::default())));
+                }
+                let stretch = chunks::read_stretch(conn, stream, after, head.tail, bytes_max)?;
+                Ok(Some((head, stretch)))
+            })
+            .await?;
+        let Some((head, Stretch { body, lengths })) = found else { return Err(StoreError::NotFound) };
+        let Known { tail, earliest } = newest(&head, known);
+        Known { tail, earliest }.check(after)?;
+        let last = after.plus(lengths.len() as u64);
+        Ok(Span { earliest, tail, first: after.next(), last, body, lengths })
     }
 
     async fn head_of(&self, stream: StreamId) -> Result<Head, StoreError> {
@@ -186,19 +217,21 @@ impl EmbeddedStore {
                 }
                 memory.head(stream)
             };
-            if let Some((tail, epoch, cursor, true)) = live {
-                return Ok(Head { tail, epoch, cursor });
+            if let Some((head, true)) = live {
+                return Ok(head);
             }
             let stored = self.readers.ask(move |conn| streams::find(conn, stream)).await?;
             let Some(stored) = stored else { return Err(StoreError::NotFound) };
-            let Some((tail, epoch, _, _)) = live else {
-                return Ok(Head { tail: stored.tail, epoch: stored.epoch, cursor: stored.cursor });
+            let Some((head, _)) = live else {
+                let bytes = stored.content_bytes();
+                let StreamHead { tail, epoch, cursor, earliest, .. } = stored;
+                return Ok(Head { tail, epoch, cursor, earliest, bytes });
             };
             // The cursor is the library's: unless another commit came between, it belongs to this tail.
             let same =
-                self.shared.memory().head(stream).is_none_or(|(now, _, cursor, _)| now == tail && cursor.is_none());
-            if same && stored.tail <= tail {
-                return Ok(Head { tail, epoch, cursor: stored.cursor });
+                self.shared.memory().head(stream).is_none_or(|(now, _)| now.tail == head.tail && now.cursor.is_none());
+            if same && stored.tail <= head.tail {
+                return Ok(Head { cursor: stored.cursor, ..head });
             }
         }
     }
@@ -298,6 +331,12 @@ impl EmbeddedStore {
     }
 }
 
+/// What is durable of a stream. The library may be ahead of the look at memory, and behind what is durable.
+fn newest(head: &StreamHead, known: Option<Known>) -> Known {
+    let known = known.unwrap_or(Known { tail: head.tail, earliest: head.earliest });
+    Known { tail: known.tail.max(head.tail), earliest: known.earliest.max(head.earliest) }
+}
+
 /// A page of the feed in the making.
 struct FeedGather {
     project: Option<ProjectId>,
@@ -392,16 +431,14 @@ impl Drop for EmbeddedStore {
 impl Store for EmbeddedStore {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
         Box::pin(async move {
-            if self.read_only {
-                return Err(CommitError::Invalid("the store is open for reading alone"));
-            }
-            if self.shared.is_closed() {
-                return Err(CommitError::Closed);
-            }
-            commit.validate()?;
-            let answer = self.shared.queue.push(commit).await?;
-            answer.await.unwrap_or_else(|_| Err(CommitError::Unknown("the store broke down".into())))
+            self.may_commit(&commit)?;
+            self.shared.queue.push(commit).await?.await
         })
+    }
+
+    fn submit(&self, commit: Commit) -> Result<Ticket, CommitError> {
+        self.may_commit(&commit)?;
+        self.shared.queue.submit(commit)
     }
 
     fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> BoxFuture<'_, Result<EventPage, StoreError>> {
@@ -410,7 +447,18 @@ impl Store for EmbeddedStore {
             let answer = self.shared.memory().read(stream, after, limit)?;
             match answer {
                 Answer::Here(page) => Ok(page),
-                Answer::Below(tail) => self.read_below(stream, after, limit, tail).await,
+                Answer::Below(known) => self.read_below(stream, after, limit, known).await,
+            }
+        })
+    }
+
+    fn read_span(&self, stream: StreamId, after: Seq, bytes_max: usize) -> BoxFuture<'_, Result<Span, StoreError>> {
+        Box::pin(async move {
+            self.open_still()?;
+            let answer = self.shared.memory().parts(stream, after, bytes_max)?;
+            match answer {
+                Answer::Here(parts) => Ok(parts.span()),
+                Answer::Below(known) => self.span_below(stream, after, bytes_max, known).await,
             }
         })
     }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use longhaul_model::{Seq, StreamId};
+use longhaul_store::Form;
 use rusqlite::Connection;
 
 use crate::entry;
@@ -40,7 +41,9 @@ pub struct Report {
     pub journal_rows: u64,
     /// Runs of the library.
     pub runs: u64,
-    /// Events of the library, one line each.
+    /// Streams of the library that are no run's.
+    pub streams: u64,
+    /// Events of the library.
     pub events: u64,
     /// Records of the library.
     pub records: u64,
@@ -122,13 +125,21 @@ pub fn can_open(dir: impl AsRef<Path>) -> Result<(), OpenError> {
     look().map_err(|fault| fault.open(dir))
 }
 
+fn connect(file: &Database, dir: &Path) -> Result<Connection> {
+    if file.name == library::FILE.name {
+        library::connect(dir, Access::Still)
+    } else {
+        file.connect(dir, Access::Still)
+    }
+}
+
 /// Log, header, pages and schema of one file; gives a connection if it opens.
 fn verify_file(file: &Database, dir: &Path, report: &mut Report) -> Option<Connection> {
     if !dir.join(file.name).exists() {
         return None;
     }
     report.keep(file.check_file(dir));
-    let conn = report.keep(file.connect(dir, Access::Still))?;
+    let conn = report.keep(connect(file, dir))?;
     for what in report.keep(file.integrity(&conn)).unwrap_or_default() {
         report.add(file.name, what);
     }
@@ -144,7 +155,7 @@ fn verify_library(dir: &Path, report: &mut Report) -> Option<Meta> {
     let conn = verify_file(&library::FILE, dir, report)?;
     let meta = report.keep(Meta::read(&conn));
     let run_of = verify_runs(&conn, meta.as_ref(), report);
-    let heads = verify_streams(&conn, &run_of, report);
+    let heads = verify_streams(&conn, meta.as_ref(), &run_of, report);
     verify_chunks(&conn, &heads, &run_of, report);
     verify_records(&conn, meta.as_ref(), report);
     verify_feed(&conn, meta.as_ref(), report);
@@ -189,6 +200,7 @@ fn verify_runs(conn: &Connection, meta: Option<&Meta>, report: &mut Report) -> H
 
 fn verify_streams(
     conn: &Connection,
+    meta: Option<&Meta>,
     run_of: &HashMap<StreamId, String>,
     report: &mut Report,
 ) -> BTreeMap<StreamId, StreamHead> {
@@ -200,8 +212,20 @@ fn verify_streams(
     });
     report.keep(read);
     report.faults(wrong);
-    for stream in heads.keys().filter(|stream| !run_of.contains_key(stream)) {
-        report.add(format!("longhaul.db: streams, stream {stream}"), "the stream has no run");
+    for (stream, head) in &heads {
+        let place = || format!("longhaul.db: streams, stream {stream}");
+        match (&head.project, run_of.contains_key(stream)) {
+            (None, false) => report.add(place(), "the stream has no run"),
+            (Some(_), true) => report.add(place(), "a plain stream has a run"),
+            (None, true) | (Some(_), false) => {}
+        }
+        if head.earliest > head.tail.next() {
+            report.add(place(), format!("it is kept from {} on and ends at {}", head.earliest, head.tail));
+        }
+        report.streams += u64::from(head.project.is_some());
+    }
+    if meta.is_some_and(|meta| meta.plain != report.streams) {
+        report.add("longhaul.db: meta", format!("it counts other plain streams than the {} there are", report.streams));
     }
     for stream in run_of.keys().filter(|stream| !heads.contains_key(stream)) {
         report.add(format!("longhaul.db: streams, stream {stream}"), "the run has no stream");
@@ -222,10 +246,16 @@ fn verify_chunks(
         Ok(chunk) => {
             let place = format!("longhaul.db: chunks, stream {}, first_seq {}", chunk.stream, chunk.first);
             let head = heads.get(&chunk.stream);
-            let start = head.map_or(Seq::new(1), |head| head.earliest);
+            // The first one may begin below what is kept, but not end there.
+            let earliest = head.map_or(Seq::new(1), |head| head.earliest);
+            let start = if chunk.first <= earliest && earliest <= chunk.last { chunk.first } else { earliest };
             let (next, byte) = ends.get(&chunk.stream).copied().unwrap_or((start, chunk.first_byte));
-            if head.is_none() {
-                wrong.push(Fault::corrupt(place.as_str(), "the chunk has no stream"));
+            match head {
+                None => wrong.push(Fault::corrupt(place.as_str(), "the chunk has no stream")),
+                Some(head) if chunk.lengths.is_some() != (head.form == Form::Opaque) => {
+                    wrong.push(Fault::corrupt(place.as_str(), "the chunk is of another form than its stream"));
+                }
+                Some(_) => {}
             }
             if chunk.first != next || chunk.first_byte != byte {
                 let what =
@@ -234,8 +264,8 @@ fn verify_chunks(
             }
             ends.insert(chunk.stream, (chunk.last.next(), chunk.first_byte + chunk.body.len() as u64));
             let run = run_of.get(&chunk.stream).map(String::as_str);
-            match verify_lines(&chunk, run) {
-                Ok(count) => events += count,
+            match verify_events(&chunk, run) {
+                Ok(count) => events += count.min(chunk.last.next().get().saturating_sub(earliest.get())),
                 Err(fault) => wrong.push(fault),
             }
         }
@@ -261,9 +291,10 @@ struct Line<'a> {
     run_id: std::borrow::Cow<'a, str>,
 }
 
-fn verify_lines(chunk: &Chunk, run: Option<&str>) -> Result<u64> {
-    let lines = chunk.lines()?;
-    for line in &lines {
+/// A run's events say of which run and where in it they are; others only have to be there.
+fn verify_events(chunk: &Chunk, run: Option<&str>) -> Result<u64> {
+    let lines = chunk.events()?;
+    for line in lines.iter().filter(|_| run.is_some()) {
         let place = || format!("longhaul.db: chunks, stream {}, event {}", chunk.stream, line.seq);
         match serde_json::from_slice::<Line<'_>>(&line.wire) {
             Err(error) => return Err(Fault::corrupt(place(), format!("the line is not an event: {error}"))),

@@ -237,8 +237,10 @@ async fn verify_finds_what_was_planted() {
     let sound = verify(specimen.dir.path()).unwrap();
     assert!(sound.is_sound(), "{:?}", sound.findings);
     assert_eq!(sound.runs, specimen.content.rows.len() as u64);
-    assert_eq!(sound.events, specimen.content.streams.values().map(|(_, e)| e.len() as u64).sum::<u64>());
-    assert_eq!(sound.records, specimen.content.records.len() as u64);
+    let streams = specimen.content.streams.values().chain(specimen.content.plain.values());
+    assert_eq!(sound.events, streams.map(|(_, e)| e.len() as u64).sum::<u64>());
+    assert_eq!(sound.streams, specimen.content.plain.len() as u64);
+    assert_eq!(sound.records, (specimen.content.records.len() + specimen.content.plain.len()) as u64);
     let planted = [
         ("chunks", "UPDATE chunks SET body = replace(body, 'line', 'lime') WHERE id = 3"),
         ("streams", "DELETE FROM chunks WHERE id = (SELECT max(id) FROM chunks)"),
@@ -246,6 +248,15 @@ async fn verify_finds_what_was_planted() {
         ("streams", "UPDATE streams SET tail = tail + 1 WHERE stream = 5"),
         ("streams", "UPDATE streams SET cursor = x'00' WHERE stream = 5"),
         ("streams", "DELETE FROM streams WHERE stream = 5"),
+        ("streams", "UPDATE streams SET earliest = earliest + 1 WHERE project IS NOT NULL AND earliest > 1"),
+        ("streams", "UPDATE streams SET form = 1 - form WHERE project IS NOT NULL"),
+        ("streams", "UPDATE streams SET project = 'q' WHERE project IS NOT NULL"),
+        ("streams", "UPDATE streams SET project = NULL WHERE project IS NOT NULL"),
+        ("chunks", "DELETE FROM streams WHERE stream = (SELECT max(stream) FROM streams WHERE project IS NOT NULL)"),
+        ("meta", "DELETE FROM streams WHERE stream = (SELECT max(stream) FROM streams WHERE project IS NOT NULL)"),
+        ("meta", "UPDATE meta SET plain = plain + 1"),
+        ("chunks", "UPDATE chunks SET lengths = x'0101' WHERE lengths IS NOT NULL"),
+        ("chunks", "UPDATE chunks SET lengths = NULL WHERE lengths IS NOT NULL"),
         ("runs", "UPDATE runs SET status = 'failed' WHERE stream = 5"),
         ("runs", "UPDATE runs SET doc = x'7b7d20' WHERE stream = 5"),
         ("streams", "DELETE FROM runs WHERE stream = 5"),

@@ -5,9 +5,10 @@ mod harbour;
 use std::path::Path;
 use std::time::Duration;
 
-use harbour::{content, copy, open, options, populate, quick_dir};
+use harbour::{content, copy, numbered, open, options, populate, populate_runs, quick_dir};
+use longhaul_store::contract::fixture::key;
 use longhaul_store::{Commit, CommitError, Store};
-use longhaul_store_embedded::{EmbeddedStore, OpenError, Options, verify};
+use longhaul_store_embedded::{EmbeddedStore, OpenError, Options, can_open, copy_closed, verify};
 
 fn fails(dir: &Path) -> OpenError {
     let (options, _) = options(dir);
@@ -115,9 +116,59 @@ async fn a_newer_version_is_refused_with_both_numbers() {
         conn.execute("UPDATE meta SET schema_version = 7", []).unwrap();
         conn.close().unwrap();
         let error = fails(newer.path());
-        assert_eq!(error, OpenError::Newer { place: file.into(), found: 7, known: 1 });
-        assert!(error.to_string().contains('7') && error.to_string().contains('1'));
+        let known = if file == "longhaul.db" { 2 } else { 1 };
+        assert_eq!(error, OpenError::Newer { place: file.into(), found: 7, known });
+        assert!(error.to_string().contains('7') && error.to_string().contains(&known.to_string()));
     }
+}
+
+/// `stores/v1` was written by the release before plain streams: some of it applied, some in the journal alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_version_1_is_opened_and_goes_on() {
+    let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stores/v1");
+    // The same life, lived today.
+    let today = quick_dir();
+    let store = open(today.path());
+    populate_runs(&*store, 0, 8).await;
+    let k = key("q", "run-1");
+    let stream = store.run(&k).await.unwrap().unwrap().stream;
+    for _ in 0..3 {
+        let tail = store.head(stream).await.unwrap().tail;
+        store.commit(numbered(&k, stream, tail.get(), 1)).await.unwrap();
+    }
+    let expected = content(&*store).await.unwrap();
+    drop(store);
+    let dir = quick_dir();
+    copy(&old, dir.path());
+    can_open(dir.path()).unwrap();
+    // For those who only read it, it stays as it is.
+    assert_eq!(verify(dir.path()).unwrap().findings, []);
+    let reader = EmbeddedStore::open_read_only(dir.path()).unwrap();
+    assert_eq!(content(&reader).await.unwrap(), expected);
+    drop(reader);
+    assert!(std::fs::read(old.join("longhaul.db")).unwrap() == std::fs::read(dir.path().join("longhaul.db")).unwrap());
+    for turn in 0..3 {
+        let store = open(dir.path());
+        if turn == 0 {
+            assert_eq!(content(&*store).await.unwrap(), expected);
+            populate(&*store, 100, 12).await;
+        }
+        let tail = store.head(stream).await.unwrap().tail;
+        store.commit(numbered(&k, stream, tail.get(), 2)).await.unwrap();
+        let all = content(&*store).await.unwrap();
+        assert_eq!((all.plain.len(), all.rows.len()), (9, expected.rows.len() + 11));
+        if turn == 1 {
+            // Dropped, then closed: opened from the journal, then from the library.
+            store.close().await.unwrap();
+        }
+        drop(store);
+        assert_eq!(verify(dir.path()).unwrap().findings, []);
+        assert_eq!(content(&EmbeddedStore::open_read_only(dir.path()).unwrap()).await.unwrap(), all);
+    }
+    // A copy of an old one is a new one.
+    let copied = quick_dir();
+    copy_closed(&old, copied.path()).unwrap();
+    assert_eq!(content(&*open(copied.path())).await.unwrap(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

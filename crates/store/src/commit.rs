@@ -20,12 +20,16 @@ pub enum Urgency {
 pub struct Commit {
     /// A run to create, with its first events.
     pub create: Option<NewRun>,
+    /// A plain stream to open, with its first messages; not beside a run to create.
+    pub open: Option<NewStream>,
     /// Appends to streams that exist; at most one for a stream.
     pub streams: Vec<StreamWrite>,
     /// Records to put or to delete.
     pub records: Vec<RecordWrite>,
     /// A stream to erase with its row; a tombstone is an ordinary record of the same commit.
     pub erase: Option<RunKey>,
+    /// Plain streams to erase, each once and none that the commit writes to.
+    pub drop: Vec<StreamId>,
     /// Whether the reserve may be used.
     pub urgency: Urgency,
 }
@@ -41,6 +45,32 @@ pub struct NewRun {
     pub events: Vec<Bytes>,
     /// Which of them also enter the feed, by index, ascending.
     pub feed: Vec<usize>,
+}
+
+/// A stream that is no run's and does not exist yet: it has a project, messages and a cursor, and nothing else. The store
+/// gives it an id; its name, if it has one, is a record of the same commit.
+#[derive(Debug, Clone)]
+pub struct NewStream {
+    /// Its project.
+    pub project: ProjectId,
+    /// The writer's epoch.
+    pub epoch: Epoch,
+    /// What its messages may be.
+    pub form: Form,
+    /// Its first messages from seq 1.
+    pub events: Vec<Bytes>,
+    /// Its first cursor.
+    pub cursor: Option<Bytes>,
+}
+
+/// What the messages of a stream may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Form {
+    /// Not empty and without a raw newline, as those of every run.
+    #[default]
+    Lines,
+    /// Any bytes but none.
+    Opaque,
 }
 
 /// An append to one stream.
@@ -62,6 +92,9 @@ pub struct StreamWrite {
     pub cursor: Option<Bytes>,
     /// The run's new row, if it changed. `last_seq` is filled in by the store.
     pub row: Option<RunRow>,
+    /// Retention: the events up to this one and with it go, once this write is made; at most the new tail. One that is
+    /// below what went before changes nothing.
+    pub keep_after: Option<Seq>,
 }
 
 /// A record's address: a kind (`tombstone`, `operation`, …) and an id in it.
@@ -89,12 +122,14 @@ pub struct RecordWrite {
     pub value: Option<Bytes>,
     /// Refuse the whole commit with `Exists` if the record is there already.
     pub only_new: bool,
+    /// Put the id of the stream that this commit opens before the value, as 8 bytes, big endian.
+    pub stamp: bool,
 }
 
 /// What a commit did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
-    /// The stream of the created run.
+    /// The stream of the created run, or the opened one.
     pub created: Option<StreamId>,
     /// The store's global position of this commit; never decreases.
     pub position: u64,

@@ -6,10 +6,13 @@
 mod concurrency;
 mod feed;
 pub mod fixture;
+mod plain;
 mod records;
 mod reference;
 mod runs;
+mod spans;
 mod streams;
+mod tickets;
 
 use std::sync::Arc;
 
@@ -17,10 +20,13 @@ use crate::{BoxFuture, Store};
 
 pub use concurrency::*;
 pub use feed::*;
+pub use plain::*;
 pub use records::*;
 pub use reference::*;
 pub use runs::*;
+pub use spans::*;
 pub use streams::*;
+pub use tickets::*;
 
 /// Where a store under test lives: an empty place that no other case uses.
 pub trait Place: Send + Sync {
@@ -95,6 +101,20 @@ macro_rules! contract_tests {
             the_feed_forgets_an_erased_run,
             the_feed_never_shows_an_erased_run,
             the_feed_watch_follows,
+            opaque_messages_come_back_as_they_went,
+            plain_lines_take_no_newline,
+            plain_streams_are_fenced_and_watched,
+            plain_streams_are_no_runs,
+            a_dropped_stream_is_gone,
+            records_are_stamped_with_the_opened_stream,
+            contradictions_with_plain_streams_are_invalid,
+            opening_writing_and_dropping_are_one,
+            retention_expires_exactly,
+            retention_follows_appends,
+            spans_are_whole_messages,
+            submitted_commits_keep_their_order,
+            a_refused_append_refuses_those_behind_it,
+            a_dropped_ticket_takes_nothing_back,
             many_writers_on_many_streams,
             many_writers_on_one_stream,
             one_of_many_creates_a_run,

@@ -12,6 +12,7 @@ pub mod limits;
 pub mod memory;
 pub mod page;
 pub mod row;
+pub mod ticket;
 mod validate;
 
 use std::future::Future;
@@ -21,11 +22,12 @@ use tokio::sync::watch;
 
 use longhaul_model::{RunKey, Seq, StreamId};
 
-pub use commit::{Commit, Committed, NewRun, RecordKey, RecordWrite, StreamWrite, Urgency};
+pub use commit::{Commit, Committed, Form, NewRun, NewStream, RecordKey, RecordWrite, StreamWrite, Urgency};
 pub use error::{CommitError, StoreError};
 pub use memory::{CrashPoint, MemoryStore};
-pub use page::{EventPage, FeedEntry, FeedPage, ReadLimit, StoredEvent};
+pub use page::{EventPage, FeedEntry, FeedPage, ReadLimit, Span, StoredEvent};
 pub use row::{Head, RunFilter, RunPage, RunRow};
+pub use ticket::Ticket;
 
 /// A boxed future, so that the trait can be an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -46,6 +48,21 @@ pub trait Store: Send + Sync + 'static {
     /// Dropping the future does not take a submitted commit back.
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>>;
 
+    /// Submits a commit at once and gives the ticket that answers for it. Commits are made in the order in which they
+    /// were submitted, so a writer may submit its next append, with the tail that this one will leave, before this one is
+    /// durable: if this one is not made, the tail is another, and the next is refused as a `Conflict`.
+    ///
+    /// That holds behind a commit that adds an event. One that does not leaves the tail as it is, so that the next would
+    /// be made without it: wait for its ticket first.
+    ///
+    /// # Errors
+    /// As for [`Store::commit`], here or from the ticket. `Busy` if there is no room at this moment, without waiting for
+    /// any.
+    ///
+    /// # Cancel safety
+    /// Dropping the ticket does not take the commit back.
+    fn submit(&self, commit: Commit) -> Result<Ticket, CommitError>;
+
     /// Events of a stream with a sequence number above `after`, in order and without a gap, at most `limit` of them but
     /// at least one if there is one. `after` may be the tail: the page is empty.
     ///
@@ -54,13 +71,21 @@ pub trait Store: Send + Sync + 'static {
     /// `after` is beyond the durable tail.
     fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> BoxFuture<'_, Result<EventPage, StoreError>>;
 
+    /// The same in bulk: messages above `after` as they lie in the store, whole ones, at most `bytes_max` bytes of them
+    /// with their newlines, but at least one message if there is one. A span may end before its limit and before the
+    /// tail.
+    ///
+    /// # Errors
+    /// As for [`Store::read`].
+    fn read_span(&self, stream: StreamId, after: Seq, bytes_max: usize) -> BoxFuture<'_, Result<Span, StoreError>>;
+
     /// The durable tail of a stream, and a watch that changes when it moves. Closes when the stream is erased.
     ///
     /// # Errors
     /// `NotFound` if no such stream is kept.
     fn watch(&self, stream: StreamId) -> BoxFuture<'_, Result<watch::Receiver<Seq>, StoreError>>;
 
-    /// The state that the last commit to a stream left: tail, epoch and cursor.
+    /// The state that the last commit to a stream left: tail, epoch, cursor, what is kept and how much there was.
     ///
     /// # Errors
     /// `NotFound` if no such stream is kept.

@@ -15,9 +15,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::commit::{Commit, Committed, RecordKey};
 use crate::error::{CommitError, StoreError};
-use crate::page::{EventPage, FeedPage, ReadLimit};
+use crate::page::{EventPage, FeedPage, ReadLimit, Span};
 use crate::row::{Head, RunFilter, RunPage, RunRow};
-use crate::{BoxFuture, Store};
+use crate::{BoxFuture, Store, Ticket};
 
 pub use faults::CrashPoint;
 use faults::{Fate, Faults};
@@ -101,6 +101,22 @@ impl MemoryStore {
         }
     }
 
+    /// Makes the commit, or puts it to those that are held. A planted `Busy` is answered at once.
+    fn submit_here(&self, commit: Commit) -> Result<Ticket, CommitError> {
+        let mut inner = self.lock();
+        match &mut inner.held {
+            Some(held) => {
+                let (send, receive) = oneshot::channel();
+                held.push_back((commit, send));
+                Ok(Ticket::awaited(receive))
+            }
+            None => match inner.commit(commit, &self.feed) {
+                Err(CommitError::Busy) => Err(CommitError::Busy),
+                answer => Ok(Ticket::known(answer)),
+            },
+        }
+    }
+
     /// Ends this store, if it still lives, and gives a new one over what was durable. No fault is planted in it.
     #[must_use]
     pub fn reopen(&self) -> Self {
@@ -144,7 +160,7 @@ impl Inner {
             }
         }
         let (committed, moved) = self.state.apply(commit);
-        if let Some(stream) = moved.erased {
+        for stream in moved.erased {
             self.watchers.remove(&stream);
         }
         for (stream, tail) in moved.tails {
@@ -161,21 +177,23 @@ impl Inner {
 
 impl Store for MemoryStore {
     fn commit(&self, commit: Commit) -> BoxFuture<'_, Result<Committed, CommitError>> {
-        Box::pin(async move {
-            let (send, receive) = oneshot::channel();
-            {
-                let mut inner = self.lock();
-                match &mut inner.held {
-                    Some(held) => held.push_back((commit, send)),
-                    None => return inner.commit(commit, &self.feed),
-                }
-            }
-            receive.await.unwrap_or_else(|_| Err(CommitError::Unknown("the store died".into())))
-        })
+        Box::pin(async move { self.submit_here(commit)?.await })
+    }
+
+    fn submit(&self, commit: Commit) -> Result<Ticket, CommitError> {
+        if self.is_closed() {
+            return Err(CommitError::Closed);
+        }
+        commit.validate()?;
+        self.submit_here(commit)
     }
 
     fn read(&self, stream: StreamId, after: Seq, limit: ReadLimit) -> BoxFuture<'_, Result<EventPage, StoreError>> {
         Box::pin(async move { self.ask(|state| state.read(stream, after, limit)) })
+    }
+
+    fn read_span(&self, stream: StreamId, after: Seq, bytes_max: usize) -> BoxFuture<'_, Result<Span, StoreError>> {
+        Box::pin(async move { self.ask(|state| state.read_span(stream, after, bytes_max)) })
     }
 
     fn watch(&self, stream: StreamId) -> BoxFuture<'_, Result<watch::Receiver<Seq>, StoreError>> {

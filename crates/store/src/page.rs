@@ -38,6 +38,24 @@ pub struct EventPage {
     pub events: Vec<StoredEvent>,
 }
 
+/// Whole messages of a stream as they lie there, for a reader that is far behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The first event that is kept, or the next one to come if none is.
+    pub earliest: Seq,
+    /// The durable tail when the span was read.
+    pub tail: Seq,
+    /// The first message of the span: the one after the cursor.
+    pub first: Seq,
+    /// The last message of the span: the next cursor. The cursor itself if the span is empty.
+    pub last: Seq,
+    /// Their bytes, in pieces that end anywhere: one message after the other, with a newline after each if the stream's
+    /// form is `Lines`.
+    pub body: Vec<Bytes>,
+    /// The length of each message, without a newline.
+    pub lengths: Vec<u32>,
+}
+
 /// An entry of the lifecycle feed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeedEntry {

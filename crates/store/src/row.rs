@@ -39,6 +39,10 @@ pub struct Head {
     pub epoch: Epoch,
     /// The committed source cursor.
     pub cursor: Option<Bytes>,
+    /// The first event that is kept, or the next one to come if none is.
+    pub earliest: Seq,
+    /// The lengths of all events there ever were, together.
+    pub bytes: u64,
 }
 
 /// Which rows to list.

@@ -84,6 +84,7 @@ impl Owner {
             feed,
             cursor: cursor.as_ref().map(Cursor::encode),
             row,
+            keep_after: None,
         };
         let commit = Commit { streams: vec![write], records, urgency, ..Commit::default() };
         match self.engine.store().commit(commit).await {

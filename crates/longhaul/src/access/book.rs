@@ -62,7 +62,7 @@ fn key(id: &str) -> RecordKey {
 }
 
 fn gone(id: &str) -> RecordWrite {
-    RecordWrite { key: key(id), value: None, only_new: false }
+    RecordWrite { key: key(id), value: None, only_new: false, stamp: false }
 }
 
 impl Tokens {
@@ -124,7 +124,7 @@ impl Tokens {
         let (token, text) = Token::make(name, bounds, now, ttl_ms);
         let value = serde_json::to_vec(&token).unwrap_or_default();
         let mut records: Vec<RecordWrite> = old.iter().map(|id| gone(id)).collect();
-        records.push(RecordWrite { key: key(&token.id), value: Some(value.into()), only_new: true });
+        records.push(RecordWrite { key: key(&token.id), value: Some(value.into()), only_new: true, stamp: false });
         engine.store().commit(Commit { records, ..Commit::default() }).await?;
         let token = Arc::new(token);
         let mut entries = self.write();

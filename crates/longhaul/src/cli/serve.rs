@@ -41,6 +41,9 @@ pub struct Args {
     /// Origins whose pages may use the server from a browser, as https://app.example; never `*`
     #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',')]
     pub allowed_origins: Option<Vec<String>>,
+    /// Milliseconds that a long poll of a stream waits for data before it is answered with nothing [default: 30000]
+    #[arg(long, value_name = "MS")]
+    pub long_poll_timeout: Option<std::num::NonZeroU64>,
     /// Form of the log on stderr [default: text]
     #[arg(long, value_enum)]
     pub log: Option<Log>,
@@ -148,6 +151,12 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         listen: args.listen.or_else(|| config.text("server.listen").map(str::to_owned)),
         token,
         allowed_origins,
+        long_poll: args
+            .long_poll_timeout
+            .map(Into::into)
+            .or_else(|| number("server.long_poll_timeout"))
+            .map_or(limits::STREAM_LONG_POLL, std::time::Duration::from_millis)
+            .min(limits::STREAM_LONG_POLL_MAX),
         log_json: args.log.map_or(config.text("server.log") == Some("json"), |log| log == Log::Json),
         live_max: args.live_max.map(Into::into).or_else(|| number("limits.live_max").map(|n| n as usize)),
         queue_max: args.queue_max.or_else(|| number("limits.queue_max").map(|n| n as usize)),

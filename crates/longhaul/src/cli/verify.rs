@@ -78,9 +78,10 @@ fn text(args: &Args, session: &Session, store: &Path, report: &Report) -> String
             count => format!("{count} findings"),
         };
         lines.push(format!(
-            "{}: {verdict}; read {} runs, {} events, {} records, {} journal rows",
+            "{}: {verdict}; read {} runs, {} streams, {} events, {} records, {} journal rows",
             store.display(),
             report.runs,
+            report.streams,
             report.events,
             report.records,
             report.journal_rows

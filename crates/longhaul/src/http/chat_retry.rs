@@ -103,6 +103,7 @@ pub(super) fn record(key: &RunKey, caller: &str, digest: &str, at: Timestamp, re
         key: record_key(key, caller, digest),
         value: Some(serde_json::to_vec(&value).unwrap_or_default().into()),
         only_new: false,
+        stamp: false,
     }
 }
 
@@ -117,7 +118,7 @@ pub(super) async fn delivered(app: App, key: RunKey, caller: String, digest: Str
         () = tokio::time::sleep(limits::CHAT_RETRY_GRACE) => {}
         () = app.draining.cancelled() => {}
     }
-    let write = RecordWrite { key: record_key(&key, &caller, &digest), value: None, only_new: false };
+    let write = RecordWrite { key: record_key(&key, &caller, &digest), value: None, only_new: false, stamp: false };
     if let Err(error) = app.engine.store().commit(Commit { records: vec![write], ..Commit::default() }).await {
         tracing::warn!(run = %key, %error, "could not note that an answer was delivered");
     }
@@ -145,7 +146,7 @@ pub(super) async fn find(
         let Ok(record) = serde_json::from_slice::<Undelivered>(&value) else { continue };
         let age = now.unix_ms().saturating_sub(record.at.unix_ms());
         if age > limits::CHAT_RETRY_WINDOW.as_millis() as i64 {
-            writes.push(RecordWrite { key, value: None, only_new: false });
+            writes.push(RecordWrite { key, value: None, only_new: false, stamp: false });
         } else if record.taken < retry && found.as_ref().is_none_or(|f| order(&record) < order(f)) {
             found = Some(record);
         }

@@ -7,19 +7,25 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// What a page may send.
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, PUT, POST, DELETE");
 
-/// What a page may send with it: ours, and what OpenAI's SDK for browsers adds by itself.
+/// What a page may send with it: ours, the Durable Streams protocol's, and what OpenAI's SDK for browsers adds by itself.
 const HEADERS: HeaderValue = HeaderValue::from_static(
-    "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Range, X-Request-Id, X-Run-Id, X-Session-Id, \
+    "Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Range, X-Request-Id, X-Run-Id, \
+     X-Session-Id, Stream-TTL, Stream-Expires-At, Stream-Closed, Stream-Seq, Stream-Forked-From, Stream-Fork-Offset, \
+     Stream-Fork-Sub-Offset, Stream-Expected-Offset, Stream-Max-Messages, Stream-Max-Bytes, Stream-Max-Age, Producer-Id, \
+     Producer-Epoch, Producer-Seq, \
      X-Stainless-Arch, X-Stainless-Helper-Method, X-Stainless-Lang, X-Stainless-OS, X-Stainless-Package-Version, \
      X-Stainless-Retry-Count, X-Stainless-Runtime, X-Stainless-Runtime-Version, X-Stainless-Timeout",
 );
 
 /// What a page may read besides the body.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Accept-Ranges, Content-Range, Location, Retry-After, WWW-Authenticate, X-Longhaul-Ignored, X-Request-Id, \
-     X-Run-Id, X-Run-Request-Digest, X-Should-Retry",
+    "Accept-Ranges, Content-Range, ETag, Location, Retry-After, WWW-Authenticate, X-Longhaul-Ignored, X-Request-Id, \
+     X-Run-Id, X-Run-Request-Digest, X-Should-Retry, Stream-TTL, Stream-Expires-At, Stream-Closed, \
+     Stream-Next-Offset, Stream-Up-To-Date, Stream-Cursor, Stream-SSE-Data-Encoding, Stream-Earliest-Offset, \
+     Stream-Max-Messages, Stream-Max-Bytes, Stream-Max-Age, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, \
+     Producer-Received-Seq",
 );
 
 /// Seconds that a browser may remember the answer to a preflight; Chromium remembers none for longer.
@@ -91,11 +97,10 @@ impl Origins {
         self.0.iter().any(|allowed| allowed.0.as_bytes() == origin.as_bytes())
     }
 
-    /// Whether a request is a browser's question before the real one.
-    pub(super) fn is_preflight(&self, method: &Method, headers: &HeaderMap) -> bool {
-        method == Method::OPTIONS
-            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
-            && headers.get(header::ORIGIN).is_some_and(|origin| self.allow(origin))
+    /// Whether a browser's question before the real one is answered: that of an allowed origin, and anybody's about a
+    /// stream. Without the header that [`Origins::mark`] adds for allowed origins, a browser takes the answer for a no.
+    pub(super) fn answers(&self, path: &str, headers: &HeaderMap) -> bool {
+        headers.get(header::ORIGIN).is_some_and(|origin| self.allow(origin)) || path.starts_with("/v1/stream/")
     }
 
     /// Adds to an answer what the page's browser must be told.
@@ -111,6 +116,12 @@ impl Origins {
     }
 }
 
+/// Whether a request is a browser's question before the real one.
+pub(super) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    let asks = [header::ORIGIN, header::ACCESS_CONTROL_REQUEST_METHOD];
+    method == Method::OPTIONS && asks.iter().all(|name| headers.contains_key(name))
+}
+
 /// The answer to a preflight; it tells nothing that is behind the token.
 pub(super) fn preflight() -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
@@ -124,6 +135,18 @@ pub(super) fn preflight() -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_may_use_all_of_the_streams_protocol() {
+        use longhaul_api::streams::header;
+        for (told, names) in [(HEADERS, header::REQUEST), (EXPOSED, header::RESPONSE)] {
+            let told = told.to_str().unwrap().to_ascii_lowercase();
+            let told: Vec<&str> = told.split(", ").collect();
+            for name in names {
+                assert!(told.contains(name), "{name}");
+            }
+        }
+    }
 
     #[test]
     fn an_origin_is_what_a_browser_sends_and_nothing_wider() {

@@ -77,8 +77,8 @@ impl Door {
         }
     }
 
-    /// The names in a request must be those that this server goes by, and of pages it knows.
-    fn check_names(&self, headers: &HeaderMap) -> Result<(), Problem> {
+    /// The name in a request must be one that this server goes by.
+    fn check_host(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         if self.loopback && !is_loopback_name(host_name(host)) {
             return Err(Problem::new(
@@ -87,6 +87,13 @@ impl Door {
             )
             .param("Host"));
         }
+        Ok(())
+    }
+
+    /// The names in a request must be those that this server goes by, and of pages it knows.
+    fn check_names(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        self.check_host(headers)?;
+        let host = headers.get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         if let Some(origin) = headers.get(header::ORIGIN).filter(|origin| !self.origins.allow(origin)) {
             let origin = origin.to_str().unwrap_or_default();
             let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
@@ -247,7 +254,7 @@ async fn admit(app: &App, peer: Option<&Peer>, parts: &mut Parts) -> Result<Admi
     }
     let caller = app.door.check(&parts.headers, &path)?;
     app.door.check_peer(peer, &path)?;
-    if need.scope > Scope::Read {
+    if need.scope > Scope::Read && !need.agents {
         check_standing(app, need, peer, parts).await?;
     }
     Ok(Admitted { caller, ends: None })
@@ -301,8 +308,9 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
     let origin = parts.headers.get(header::ORIGIN).cloned();
-    let mut response = if app.door.origins.is_preflight(&method, &parts.headers) {
-        let named = app.door.check_names(&parts.headers);
+    let preflight = cors::is_preflight(&method, &parts.headers);
+    let mut response = if preflight && app.door.origins.answers(&path, &parts.headers) {
+        let named = app.door.check_host(&parts.headers);
         named.map_or_else(|problem| Failure::from(problem).into_response(), |()| cors::preflight())
     } else {
         match admit(&app, peer.as_ref(), &mut parts).await {
@@ -324,6 +332,8 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
         } else {
             write_failure(response, &failure, &id)
         };
+        // What is refused now may be there in a moment.
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     let status = response.status();
     if let Ok(value) = HeaderValue::from_str(&id) {
@@ -331,6 +341,8 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
     }
     app.door.origins.mark(origin.as_ref(), response.headers_mut());
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Pages of allowed origins ask by CORS, which this does not concern; nobody else may so much as embed an answer.
+    response.headers_mut().insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     let took = began.elapsed();
     metrics::counter!("longhaul_http_requests_total", "status" => status.as_u16().to_string()).increment(1);
     metrics::histogram!("longhaul_http_request_seconds").record(took.as_secs_f64());

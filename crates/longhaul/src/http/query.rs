@@ -16,9 +16,8 @@ impl Query {
     /// Parses a query string whose parameters must be among `known`. `token` belongs to the door, which takes it out.
     pub(super) fn parse(raw: Option<&str>, known: &[&str]) -> Result<Self, Failure> {
         let mut pairs = Vec::new();
-        for part in raw.unwrap_or_default().split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
+        for pair in pairs_of(raw) {
+            let (name, value) = pair?;
             if !known.contains(&name.as_str()) {
                 return Err(Problem::new(ErrorCode::UnknownField, format!("there is no parameter {name:?}"))
                     .param(name)
@@ -27,6 +26,13 @@ impl Query {
             }
             pairs.push((name, value));
         }
+        Ok(Self(pairs))
+    }
+
+    /// The same of a protocol that ignores parameters it does not know.
+    pub(super) fn parse_some(raw: Option<&str>, known: &[&str]) -> Result<Self, Failure> {
+        let mut pairs = pairs_of(raw).collect::<Result<Vec<_>, _>>()?;
+        pairs.retain(|(name, _)| known.contains(&name.as_str()));
         Ok(Self(pairs))
     }
 
@@ -92,6 +98,14 @@ impl Query {
             Problem::new(ErrorCode::InvalidCursor, message).param(name).into()
         })
     }
+}
+
+/// The decoded parameters of a query string.
+fn pairs_of(raw: Option<&str>) -> impl Iterator<Item = Result<(String, String), Failure>> {
+    raw.unwrap_or_default().split('&').filter(|part| !part.is_empty()).map(|part| {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        Ok((decode(name)?, decode(value)?))
+    })
 }
 
 /// The decoded values of a parameter in a query string, as far as it is well formed.

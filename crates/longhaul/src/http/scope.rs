@@ -28,14 +28,20 @@ pub(super) struct Need {
     pub(super) shared: bool,
     /// Whether a run may do it to itself.
     pub(super) own: bool,
+    /// Whether the processes of runs may do it as anybody may, so that nobody looks whose the caller is.
+    pub(super) agents: bool,
 }
 
 const fn need(scope: Scope, names: Names) -> Need {
-    Need { scope, names, shared: false, own: false }
+    Need { scope, names, shared: false, own: false, agents: false }
 }
 
 /// Looking at a run.
 const LOOK: Need = Need { shared: true, ..need(Scope::Read, Names::Query) };
+
+/// Writing to a stream: data for whoever reads it. It starts nothing, and looking up each caller's process would cost
+/// more than the append.
+const WRITE: Need = Need { agents: true, ..need(Scope::Run, Names::Query) };
 
 /// By method and path, as the router has them. Routes of versions to come are here already where it is known what they
 /// do: whoever adds one finds it closed to those who may not use it.
@@ -66,6 +72,12 @@ const TABLE: &[(Method, &str, Need)] = &[
     (Method::GET, "/v1/responses/{id}", need(Scope::Read, Names::Query)),
     (Method::DELETE, "/v1/responses/{id}", need(Scope::Operate, Names::Query)),
     (Method::POST, "/v1/responses/{id}/cancel", need(Scope::Run, Names::Query)),
+    (Method::GET, "/v1/stream", need(Scope::Read, Names::Query)),
+    (Method::GET, "/v1/stream/runs/{id}", LOOK),
+    (Method::GET, "/v1/stream/{*path}", need(Scope::Read, Names::Query)),
+    (Method::PUT, "/v1/stream/{*path}", WRITE),
+    (Method::POST, "/v1/stream/{*path}", WRITE),
+    (Method::DELETE, "/v1/stream/{*path}", need(Scope::Operate, Names::Query)),
     (Method::GET, "/v1/models", need(Scope::Read, Names::Nothing)),
     (Method::POST, "/v1/prune", need(Scope::Operate, Names::Query)),
     (Method::GET, "/v1/tokens", need(Scope::Admin, Names::Nothing)),
@@ -111,6 +123,12 @@ mod tests {
                 assert!(!about_a_run || found.names == Names::Query, "{method} {path} names a project");
             }
         }
+    }
+
+    #[test]
+    fn processes_of_runs_may_write_streams_and_nothing_else() {
+        let open: Vec<_> = TABLE.iter().filter(|(_, _, need)| need.agents).map(|(m, p, _)| (m.as_str(), *p)).collect();
+        assert_eq!(open, [("PUT", "/v1/stream/{*path}"), ("POST", "/v1/stream/{*path}")]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod proc;
 pub mod proxy;
 pub mod sdk;
 pub mod sse;
+pub mod streams;
 pub mod wire;
 
 use std::path::{Path, PathBuf};
@@ -347,6 +348,7 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         "qwen" => root.join("node_modules/.bin/qwen"),
         "python" => root.join("venv/bin/python"),
         "node-openai" => root.join("node_modules/openai"),
+        "conformance" => root.join("node_modules/@durable-streams/server-conformance-tests"),
         "playwright" => root.join("node_modules/playwright-core"),
         "chromium" => PathBuf::from("/usr/bin/chromium"),
         other => panic!("no tool is called {other}"),

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use longhaul_model::{RunKey, Seq, Status};
-use longhaul_store::contract::fixture::{append, create, event, finish, key, put, record};
+use longhaul_model::{RunKey, Seq, Status, StreamId};
+use longhaul_store::contract::fixture::{append, create, event, finish, key, open as opening, put, record, to};
 use longhaul_store::{
-    Commit, CommitError, FeedEntry, Head, ReadLimit, RecordKey, RunFilter, RunRow, Store, StoreError,
+    Commit, CommitError, FeedEntry, Form, Head, ReadLimit, RecordKey, RecordWrite, RunFilter, RunRow, Store, StoreError,
 };
 use longhaul_store_embedded::{EmbeddedStore, OpenError, Options};
 
@@ -69,6 +69,8 @@ pub struct Content {
     pub rows: Vec<RunRow>,
     pub live: Vec<RunRow>,
     pub streams: BTreeMap<String, (Head, Vec<Bytes>)>,
+    /// By the name that a record gives them: what is kept of them.
+    pub plain: BTreeMap<String, (Head, Vec<Bytes>)>,
     pub records: Vec<(RecordKey, Bytes)>,
     pub feed: Vec<FeedEntry>,
 }
@@ -89,18 +91,10 @@ pub async fn content(store: &dyn Store) -> Result<Content, StoreError> {
         if store.run(&row.key).await?.as_ref() != Some(row) {
             return Err(StoreError::Unavailable(format!("the list and the row differ for {}", row.key)));
         }
-        let mut events: Vec<Bytes> = Vec::new();
-        loop {
-            let after = Seq::new(events.len() as u64);
-            let page = store.read(row.stream, after, ReadLimit::default()).await?;
-            let done = page.events.is_empty();
-            events.extend(page.events.into_iter().map(|e| e.wire));
-            if done {
-                break;
-            }
-        }
-        streams.insert(row.key.to_string(), (store.head(row.stream).await?, events));
+        let head = store.head(row.stream).await?;
+        streams.insert(row.key.to_string(), (head, events(store, row.stream, Seq::ZERO).await?));
     }
+    let plain = plain(store).await?;
     let mut records = store.records("op", "", 10_000).await?;
     records.extend(store.records("tombstone", "", 10_000).await?);
     for (key, value) in &records {
@@ -117,11 +111,96 @@ pub async fn content(store: &dyn Store) -> Result<Content, StoreError> {
             break;
         }
     }
-    Ok(Content { rows, live: store.live_runs().await?, streams, records, feed })
+    Ok(Content { rows, live: store.live_runs().await?, streams, plain, records, feed })
 }
 
-/// A small life: runs that live, end and are erased, records, rows that change, some hundred commits.
+async fn events(store: &dyn Store, stream: StreamId, after: Seq) -> Result<Vec<Bytes>, StoreError> {
+    let (mut events, mut after) = (Vec::new(), after);
+    loop {
+        let page = store.read(stream, after, ReadLimit::default()).await?;
+        let Some(last) = page.events.last() else { return Ok(events) };
+        after = last.seq;
+        events.extend(page.events.into_iter().map(|e| e.wire));
+    }
+}
+
+/// Every plain stream that a record names, read in pages and in spans.
+pub async fn plain(store: &dyn Store) -> Result<BTreeMap<String, (Head, Vec<Bytes>)>, StoreError> {
+    let mut all = BTreeMap::new();
+    for (name, value) in store.records("stream", "", 10_000).await? {
+        let stream = StreamId::new(u64::from_be_bytes(value[..8].try_into().expect("a stamp")));
+        let head = store.head(stream).await?;
+        let before = Seq::new(head.earliest.get() - 1);
+        let events = events(store, stream, before).await?;
+        let (mut bytes, mut lengths, mut after) = (Vec::new(), Vec::new(), before);
+        while after < head.tail {
+            let span = store.read_span(stream, after, 10_000).await?;
+            after = span.last;
+            bytes.extend(span.body);
+            lengths.extend(span.lengths);
+        }
+        let newline: &[u8] = if value[8..] == *b"opaque" { b"" } else { b"\n" };
+        let expected: Vec<u8> = events.iter().flat_map(|event| [&event[..], newline]).flatten().copied().collect();
+        if bytes.concat() != expected || lengths != events.iter().map(|e| e.len() as u32).collect::<Vec<_>>() {
+            return Err(StoreError::Unavailable(format!("pages and spans differ for {name:?}")));
+        }
+        all.insert(name.id, (head, events));
+    }
+    Ok(all)
+}
+
+/// A commit that opens a named plain stream.
+pub fn named(name: &str, form: Form, count: u64) -> Commit {
+    let value = if form == Form::Opaque { "opaque" } else { "lines" };
+    let name = RecordWrite { stamp: true, only_new: true, ..record("stream", name, Some(value)) };
+    let mut commit = opening(form, 0);
+    if let Some(new) = &mut commit.open {
+        new.events = (1..=count).map(|n| blob(0, n, form)).collect();
+    }
+    Commit { records: vec![name], ..commit }
+}
+
+/// A message that says its number in its stream of a given generation; opaque ones hold newlines and NULs.
+pub fn blob(generation: u64, number: u64, form: Form) -> Bytes {
+    let text = format!("{generation}:{number}:{}", "x".repeat((number * 31 % 300) as usize));
+    match (form, number % 3) {
+        (Form::Lines, _) => text.into(),
+        (Form::Opaque, 0) => Bytes::from_static(b"\n"),
+        (Form::Opaque, _) => text.replace(':', "\n\0\n").into(),
+    }
+}
+
+/// A small life of everything.
 pub async fn populate(store: &dyn Store, from: u64, count: u64) {
+    populate_runs(store, from, count).await;
+    populate_plain(store, from, count).await;
+}
+
+/// Plain streams of both forms: opened, appended to, trimmed, dropped.
+async fn populate_plain(store: &dyn Store, from: u64, count: u64) {
+    for n in from..from + count {
+        let form = if n % 2 == 0 { Form::Opaque } else { Form::Lines };
+        let name = format!("p/stream-{n}");
+        let stream = store.commit(named(&name, form, 1 + n % 3)).await.unwrap().created.unwrap();
+        let mut tail = 1 + n % 3;
+        for step in 0..5 {
+            let count = step * n % 7;
+            let mut commit = to(stream, tail, (tail + 1..=tail + count).map(|at| blob(0, at, form)).collect());
+            tail += count;
+            commit.streams[0].cursor = Some(Bytes::from(format!("{n} {step}")));
+            commit.streams[0].keep_after = (n % 5 == 4).then(|| Seq::new(tail - tail.min(3)));
+            commit.records = vec![record("op", &format!("producer-{n}"), Some(&tail.to_string()))];
+            store.commit(commit).await.unwrap();
+        }
+        if n % 4 == 3 {
+            let unnamed = put(vec![record("stream", &name, None)]);
+            store.commit(Commit { drop: vec![stream], ..unnamed }).await.unwrap();
+        }
+    }
+}
+
+/// Runs that live, end and are erased, records, rows that change, some hundred commits: what version 1 knew.
+pub async fn populate_runs(store: &dyn Store, from: u64, count: u64) {
     for n in from..from + count {
         let k = key(["p", "q"][(n % 2) as usize], &format!("run-{n}"));
         let stream = store.commit(create(&k, 2)).await.unwrap().created.unwrap();

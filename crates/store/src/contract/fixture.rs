@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use longhaul_model::{Epoch, ProjectId, RunId, RunKey, Seq, Status, StreamId, Timestamp};
 
-use crate::{Commit, Committed, EventPage, NewRun, ReadLimit, RecordKey, RecordWrite, RunRow, Store, StreamWrite};
+use crate::{
+    Commit, Committed, EventPage, Form, NewRun, NewStream, ReadLimit, RecordKey, RecordWrite, RunRow, Store,
+    StreamWrite,
+};
 
 /// A run's key.
 ///
@@ -67,6 +70,7 @@ pub fn write(key: &RunKey, stream: StreamId, after: u64, count: u64) -> StreamWr
         feed: Vec::new(),
         cursor: None,
         row: None,
+        keep_after: None,
     }
 }
 
@@ -86,10 +90,82 @@ pub fn finish(key: &RunKey, stream: StreamId, after: u64) -> Commit {
     commit
 }
 
+/// A project's id.
+///
+/// # Panics
+/// If it is none.
+pub fn project(name: &str) -> ProjectId {
+    ProjectId::parse(name).expect("an id")
+}
+
+/// A message of a plain stream that says its number, of any length up to some hundred bytes.
+pub fn message(number: u64) -> Bytes {
+    Bytes::from(format!("{{\"message\":{number},\"padding\":\"{}\"}}", "-".repeat((number * 37 % 211) as usize)))
+}
+
+/// A commit that opens a plain stream of project `p` with messages.
+pub fn open(form: Form, count: u64) -> Commit {
+    let events = (1..=count).map(message).collect();
+    let new = NewStream { project: project("p"), epoch: Epoch::new(1), form, events, cursor: None };
+    Commit { open: Some(new), ..Commit::default() }
+}
+
+/// Opens a plain stream and gives its id.
+///
+/// # Panics
+/// If it is refused.
+pub async fn opened(store: &dyn Store, form: Form, count: u64) -> StreamId {
+    must(store, open(form, count)).await.created.expect("a stream was opened")
+}
+
+/// A commit of messages to a plain stream of project `p`.
+pub fn to(stream: StreamId, after: u64, events: Vec<Bytes>) -> Commit {
+    let write = StreamWrite {
+        stream,
+        project: project("p"),
+        expected_tail: Seq::new(after),
+        epoch: Epoch::new(1),
+        events,
+        feed: Vec::new(),
+        cursor: None,
+        row: None,
+        keep_after: None,
+    };
+    Commit { streams: vec![write], ..Commit::default() }
+}
+
+/// Reads a stream to its end in spans, and checks their promises.
+///
+/// # Panics
+/// If one is broken.
+pub async fn read_span(store: &dyn Store, stream: StreamId, form: Form, after: u64, bytes_max: usize) -> Vec<Bytes> {
+    let (mut all, mut after) = (Vec::new(), Seq::new(after));
+    let newline = usize::from(form == Form::Lines);
+    loop {
+        let span = store.read_span(stream, after, bytes_max).await.expect("the stream is read");
+        assert_eq!((span.first, span.last), (after.next(), after.plus(span.lengths.len() as u64)));
+        let body = Bytes::from(span.body.concat());
+        assert!(span.lengths.len() <= 1 || body.len() <= bytes_max, "{} bytes of {bytes_max}", body.len());
+        let mut start = 0;
+        for length in &span.lengths {
+            let end = start + *length as usize;
+            all.push(body.slice(start..end));
+            assert!(form == Form::Opaque || body[end] == b'\n', "a newline stands after a line");
+            start = end + newline;
+        }
+        assert_eq!(start, body.len(), "the lengths are those of the body");
+        if span.last == span.tail {
+            return all;
+        }
+        assert!(span.last > after, "a span gets further");
+        after = span.last;
+    }
+}
+
 /// A record to put, or to delete.
 pub fn record(kind: &'static str, id: &str, value: Option<&str>) -> RecordWrite {
     let value = value.map(|v| Bytes::from(v.to_owned()));
-    RecordWrite { key: RecordKey::new(kind, id), value, only_new: false }
+    RecordWrite { key: RecordKey::new(kind, id), value, only_new: false, stamp: false }
 }
 
 /// A commit of records.
