@@ -7,6 +7,7 @@
 //! Owns: the lock, the listener, `server.json`. Never: ends a run.
 
 mod accept;
+mod connections;
 mod hold;
 mod notify;
 mod upgrade;
@@ -294,9 +295,10 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
     let (draining, no_more) = (CancellationToken::new(), CancellationToken::new());
-    let app = App {
+    let app = App::new(http::Parts {
         engine: engine.clone(),
         streams: streams.clone(),
+        fans: http::StreamFans::default(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
@@ -312,14 +314,11 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         backups: Arc::new(http::Backups::new(Arc::clone(&store), &options.data_dir)),
         pulse,
         upgrades: Arc::clone(upgrades),
-    };
+    });
+    // What was recorded is kept one by one until somebody folds it: without this, until somebody scrapes.
+    let folded = tokio::spawn(crate::telemetry::fold(app.metrics.clone()));
     let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };
-    let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>())
-        .with_graceful_shutdown({
-            let draining = draining.clone();
-            async move { draining.cancelled().await }
-        });
-    let face = tokio::spawn(face.into_future());
+    let face = tokio::spawn(connections::serve(listener, http::router(app), draining.clone()));
     let announced = tokio::spawn(announce(options.data_dir.clone(), info.clone()));
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
@@ -351,7 +350,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         tracing::warn!("some requests did not end in time");
     }
     tokio::join!(engine.shutdown(), streams.close());
-    for task in [announced, watched, beating] {
+    for task in [announced, watched, beating, folded] {
         task.abort();
     }
     // From here on a signal waits for the next listener; what came before is still heard.
@@ -421,7 +420,7 @@ fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
 
 /// The streams that people write, taken over by this start of the server.
 async fn streams(engine: &Engine, store: Arc<EmbeddedStore>) -> Result<Streams, ServeError> {
-    let options = longhaul_engine::streams::Options { store, clock: Arc::new(SystemClock), epoch: engine.epoch() };
+    let options = longhaul_engine::streams::Options::new(store, Arc::new(SystemClock), engine.epoch());
     Streams::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
 }
 
