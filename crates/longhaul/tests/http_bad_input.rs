@@ -117,6 +117,17 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::ForbiddenCwd, "access"),
     (ErrorCode::TokenExpired, "access"),
     (ErrorCode::TooManyTokens, "access"),
+    (ErrorCode::StreamNotFound, "streams_http"),
+    (ErrorCode::TailMoved, "streams_http"),
+    (ErrorCode::StreamConflict, "streams_hostile"),
+    (ErrorCode::StreamClosed, "streams_hostile"),
+    (ErrorCode::StreamGone, "streams_hostile"),
+    (ErrorCode::StreamSeqConflict, "streams_hostile"),
+    (ErrorCode::ContentTypeMismatch, "streams_hostile"),
+    (ErrorCode::ProducerGap, "streams_hostile"),
+    (ErrorCode::ProducerFenced, "streams_hostile"),
+    (ErrorCode::PathTooLong, "streams_hostile"),
+    (ErrorCode::TooManyProducers, "model"),
     (ErrorCode::Internal, "a fault of ours"),
 ];
 

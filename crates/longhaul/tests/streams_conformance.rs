@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -23,18 +24,25 @@ const FAILING: &[&str] = &[
 ];
 
 /// How long the whole suite may take: it takes half a minute on an idle machine, and has bounds of its own.
-const SUITE: Duration = Duration::from_mins(8);
+const SUITE: Duration = Duration::from_mins(20);
 
-/// Runs the suite against a server; its report.
-async fn suite(server: &Server) -> Option<Value> {
-    let modules = tool("conformance")?.join("../..");
-    let dir = server.dir.path().join("suite");
+/// Tests of the suite that may be tried again: some of them give a stream two seconds and come back after one and a
+/// half, which a busy machine cannot keep.
+const AGAIN_MAX: usize = 20;
+
+/// Runs the suite against a server, or some of its tests; their results.
+async fn suite(server: &Server, modules: &Path, only: Option<&[String]>) -> Vec<Value> {
+    let dir = server.dir.path().join(if only.is_some() { "again" } else { "suite" });
     std::fs::create_dir(&dir).unwrap();
-    std::os::unix::fs::symlink(&modules, dir.join("node_modules")).unwrap();
+    std::os::unix::fs::symlink(modules, dir.join("node_modules")).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams/conformance.test.mjs");
     std::fs::copy(script, dir.join("conformance.test.mjs")).unwrap();
     // Nothing is kept between runs, beside the packages least of all.
-    std::fs::write(dir.join("vitest.config.mjs"), "export default { cacheDir: \"cache\" };\n").unwrap();
+    std::fs::write(
+        dir.join("vitest.config.mjs"),
+        "export default { cacheDir: \"cache\", test: { testTimeout: 60_000 } };\n",
+    )
+    .unwrap();
     let report = dir.join("report.json");
     let running = tokio::process::Command::new("node")
         .arg(modules.join("vitest/vitest.mjs"))
@@ -42,6 +50,7 @@ async fn suite(server: &Server) -> Option<Value> {
         .arg(&dir)
         .arg("--outputFile")
         .arg(&report)
+        .args(only.map(|names| format!("--testNamePattern=^({})$", names.join("|"))))
         .env("CONFORMANCE_TEST_URL", &server.base)
         .env("NO_PROXY", "*")
         .env_remove("VITEST")
@@ -50,33 +59,51 @@ async fn suite(server: &Server) -> Option<Value> {
         .output();
     let output = tokio::time::timeout(SUITE, running).await.expect("the suite ends").unwrap();
     let report = std::fs::read(&report).unwrap_or_else(|error| panic!("no report, {error}: {output:?}"));
-    Some(serde_json::from_slice(&report).unwrap())
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let files = report["testResults"].as_array().unwrap().iter();
+    files.flat_map(|file| file["assertionResults"].as_array().unwrap()).cloned().collect()
+}
+
+fn name(test: &Value) -> &str {
+    test["fullName"].as_str().unwrap()
+}
+
+/// The names of the tests with a status; why is printed of those that did not pass.
+fn with(tests: &[Value], status: &str) -> Vec<String> {
+    let found: Vec<&Value> = tests.iter().filter(|test| test["status"] == status).collect();
+    for test in found.iter().filter(|_| status != "passed") {
+        let why = test["failureMessages"][0].as_str().unwrap_or_default();
+        println!("{status}: {}\n    {}", name(test), why.lines().next().unwrap_or_default());
+    }
+    found.into_iter().map(|test| name(test).to_owned()).collect()
+}
+
+/// A name as a pattern that only it matches.
+fn pattern(name: &str) -> String {
+    let special = |c: char| if c.is_alphanumeric() || c == ' ' { c.to_string() } else { format!("\\{c}") };
+    name.chars().map(special).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_test_of_the_conformance_suite_passes() {
-    let mut server = Server::start_with(&["--long-poll-timeout", "500"], &[]).await;
-    let Some(report) = suite(&server).await else { return };
-    let tests: Vec<&Value> = report["testResults"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|file| file["assertionResults"].as_array().unwrap())
-        .collect();
-    let named = |status: &str| -> Vec<&str> {
-        let with = tests.iter().filter(|test| test["status"] == status);
-        with.map(|test| test["fullName"].as_str().unwrap()).collect()
-    };
-    let (passed, failed) = (named("passed"), named("failed"));
+    let Some(modules) = tool("conformance").map(|package| package.join("../..")) else { return };
+    let mut server = Server::start_with(&["--long-poll-timeout", "2000"], &[]).await;
+    let tests = suite(&server, &modules, None).await;
+    let (mut passed, mut failed) = (with(&tests, "passed"), with(&tests, "failed"));
     println!("conformance: {} passed, {} failed, {} in all", passed.len(), failed.len(), tests.len());
-    for test in tests.iter().filter(|test| test["status"] != "passed") {
-        let why = test["failureMessages"][0].as_str().unwrap_or_default();
-        println!("{}: {}\n    {}", test["status"], test["fullName"], why.lines().next().unwrap_or_default());
-    }
     // Nothing was skipped, pending or to be done.
-    assert_eq!(passed.len() + failed.len(), TESTS);
-    assert_eq!(tests.len(), TESTS);
+    assert_eq!((tests.len(), passed.len() + failed.len()), (TESTS, TESTS));
+    let again: Vec<String> =
+        failed.iter().filter(|name| !FAILING.contains(&name.as_str())).map(|n| pattern(n)).collect();
+    if !again.is_empty() {
+        assert!(again.len() <= AGAIN_MAX, "{again:#?}");
+        println!("tried once more: {again:#?}");
+        let now_passed = with(&suite(&server, &modules, Some(&again)).await, "passed");
+        failed.retain(|name| !now_passed.contains(name));
+        passed.extend(now_passed);
+    }
     assert_eq!(failed, FAILING);
+    assert_eq!(passed.len(), TESTS - FAILING.len());
     assert!(server.is_up(), "{}", server.log());
     assert!(!server.log().contains("panicked"), "{}", server.log());
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use longhaul_model::{RunKey, Seq, StreamId};
-use longhaul_store::contract::fixture::{append, create, event, finish, key};
-use longhaul_store::{Commit, ReadLimit, RunFilter, Store};
+use longhaul_store::contract::fixture::{append, create, event, finish, key, opened, record, to};
+use longhaul_store::{Commit, Form, ReadLimit, RecordWrite, RunFilter, Store};
 use longhaul_store_embedded::{EmbeddedStore, Options};
 
 /// Measures in a directory and prints.
@@ -31,13 +32,17 @@ fn main() {
         return at_rest(&runtime, Path::new(dir));
     }
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
-    let table: [(&str, Row); 7] = [
+    let table: [(&str, Row); 11] = [
         ("single", single),
         ("many-64", |rt, dir| many(rt, dir, 64)),
         ("many-256", |rt, dir| many(rt, dir, 256)),
         ("shared-64", shared),
+        ("pipeline", pipeline),
+        ("append-64", |rt, dir| appends(rt, dir, 64, 0)),
+        ("producer-64", |rt, dir| appends(rt, dir, 64, 2)),
         ("status", status),
         ("catchup", catchup),
+        ("span", span),
         ("stored", stored),
     ];
     for (name, row) in table {
@@ -264,6 +269,107 @@ fn catchup(runtime: &tokio::runtime::Runtime, dir: &Path) {
         }
     });
     println!("catch-up, 1 reader from disk        {:8.0} MB/s", bytes as f64 / 1e6 / start.elapsed().as_secs_f64());
+}
+
+/// 64 appends in flight on one plain stream, from one writer that never waits for the one before.
+fn pipeline(runtime: &tokio::runtime::Runtime, dir: &Path) {
+    let store = open(dir);
+    let done = runtime.block_on(async {
+        let stream = opened(&*store, Form::Opaque, 0).await;
+        let wire = Bytes::from(vec![b'x'; 200]);
+        let mut tickets = std::collections::VecDeque::new();
+        let (mut tail, start) = (0, Instant::now());
+        while start.elapsed() < ROUND {
+            while tickets.len() < 64 {
+                tickets.push_back(store.submit(to(stream, tail, vec![wire.clone()])).expect("room"));
+                tail += 1;
+            }
+            if let Some(ticket) = tickets.pop_front() {
+                ticket.await.expect("a commit");
+            }
+        }
+        tail - tickets.len() as u64
+    });
+    println!(" 64 submitted on 1 plain stream     {:8.0} commits/s", done as f64 / ROUND.as_secs_f64());
+    runtime.block_on(store.close()).expect("closed");
+}
+
+/// What an append to a durable stream costs: one message and a cursor, and records of its producer.
+fn appends(runtime: &tokio::runtime::Runtime, dir: &Path, writers: u64, records: usize) {
+    let store = open(dir);
+    let stop = Arc::new(AtomicBool::new(false));
+    let tasks: Vec<_> = (0..writers)
+        .map(|n| {
+            let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+            runtime.spawn(async move {
+                let stream = opened(&*store, Form::Opaque, 0).await;
+                let wire = Bytes::from(vec![b'x'; 200]);
+                let state = Bytes::from(vec![b's'; 24]);
+                let keys = [("stream_producer", format!("{n:016x}/producer")), ("stream_time", format!("{n:016x}/1"))];
+                let mut after = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut commit = to(stream, after, vec![wire.clone()]);
+                    commit.streams[0].cursor = Some(state.clone());
+                    commit.records = keys[..records]
+                        .iter()
+                        .map(|(kind, id)| RecordWrite { value: Some(state.clone()), ..record(kind, id, None) })
+                        .collect();
+                    store.commit(commit).await.expect("a commit");
+                    after += 1;
+                }
+                after
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    std::thread::sleep(ROUND);
+    stop.store(true, Ordering::Relaxed);
+    let total: u64 = tasks.into_iter().map(|task| runtime.block_on(task).expect("a writer")).sum();
+    let rate = total as f64 / start.elapsed().as_secs_f64();
+    println!("{writers:3} appends with cursor, {records} records  {rate:8.0} commits/s");
+    runtime.block_on(store.close()).expect("closed");
+}
+
+/// A reader that is 1 GiB behind, of lines and of opaque messages.
+fn span(runtime: &tokio::runtime::Runtime, dir: &Path) {
+    for (form, size) in [(Form::Lines, 200), (Form::Opaque, 200), (Form::Opaque, 64 << 10), (Form::Opaque, 1 << 20)] {
+        let dir = dir.join(format!("{form:?}-{size}"));
+        let store = open(&dir);
+        let stream = runtime.block_on(async {
+            let stream = opened(&*store, form, 0).await;
+            let wire = Bytes::from(vec![b'x'; size]);
+            let (count, mut tail) = ((1 << 20) / size as u64, 0);
+            for _ in 0..1024 {
+                store.commit(to(stream, tail, vec![wire.clone(); count as usize])).await.expect("a commit");
+                tail += count;
+            }
+            stream
+        });
+        runtime.block_on(store.close()).expect("closed");
+        drop(store);
+        let store = open(&dir);
+        for bytes_max in [1 << 20, 4 << 20] {
+            let start = Instant::now();
+            let bytes = runtime.block_on(async {
+                let (mut after, mut bytes) = (Seq::ZERO, 0);
+                loop {
+                    let span = store.read_span(stream, after, bytes_max).await.expect("a span");
+                    bytes += span.body.iter().map(Bytes::len).sum::<usize>();
+                    if span.last == span.tail {
+                        return bytes;
+                    }
+                    after = span.last;
+                }
+            });
+            let rate = bytes as f64 / 1e6 / start.elapsed().as_secs_f64();
+            println!("spans of {} MiB, {form:?} of {size:7} B  {rate:8.0} MB/s", bytes_max >> 20);
+        }
+        let start = Instant::now();
+        runtime.block_on(store.commit(Commit { drop: vec![stream], ..Commit::default() })).expect("dropped");
+        runtime.block_on(store.close()).expect("closed");
+        println!("    dropped and applied             {:8.1} ms", start.elapsed().as_secs_f64() * 1e3);
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
 }
 
 /// Open with 100 000 stored runs, and what that takes at rest.

@@ -45,7 +45,7 @@ pub(crate) struct Applier {
 struct Work<'a> {
     streams: BTreeMap<StreamId, Vec<&'a StreamEntry>>,
     rows: BTreeMap<StreamId, &'a Arc<RunRow>>,
-    records: BTreeMap<(&'a Cow<'static, str>, &'a str), Option<&'a Bytes>>,
+    records: BTreeMap<(&'a Cow<'static, str>, &'a Arc<str>), Option<&'a Bytes>>,
     feed: Vec<(u64, Slot)>,
     erased: Vec<StreamId>,
     applied: Applied,
@@ -215,7 +215,7 @@ impl<'a> Work<'a> {
         }
         work.applied.keys.extend(work.rows.values().map(|row| row.key.clone()));
         work.applied.rows = work.rows.keys().copied().chain(work.erased.iter().copied()).collect();
-        work.applied.records = work.records.keys().map(|(kind, id)| (Cow::clone(kind), (*id).to_owned())).collect();
+        work.applied.records = work.records.keys().map(|(kind, id)| (Cow::clone(kind), Arc::clone(id))).collect();
         work
     }
 

@@ -80,7 +80,7 @@ impl StreamEntry {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RecordEntry {
     pub(crate) kind: Cow<'static, str>,
-    pub(crate) id: String,
+    pub(crate) id: Arc<str>,
     pub(crate) value: Option<Bytes>,
 }
 
@@ -338,7 +338,7 @@ impl Input<'_> {
 
     fn record(&mut self) -> Result<RecordEntry, Malformed> {
         let kind = Cow::Owned(self.text()?);
-        let id = self.text()?;
+        let id = self.text()?.into();
         let value = if self.flag()? { Some(self.bytes()?) } else { None };
         Ok(RecordEntry { kind, id, value })
     }

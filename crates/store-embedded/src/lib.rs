@@ -29,6 +29,7 @@ mod readers;
 mod shared;
 mod sqlite;
 mod store;
+mod stream_map;
 mod verify;
 mod wal;
 mod witness;

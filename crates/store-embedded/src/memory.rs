@@ -17,6 +17,7 @@ use crate::entry::{Entry, StreamEntry};
 use crate::library::feed::Slot;
 use crate::library::runs::Shadow;
 use crate::limits;
+use crate::stream_map::StreamMap;
 
 /// One row of the journal, decoded.
 #[derive(Debug)]
@@ -59,6 +60,9 @@ pub(crate) struct Live {
 
 /// A version of something with the journal row that made it.
 type Versioned<T> = (T, u64);
+
+/// Records of one kind by id.
+type Records = BTreeMap<Arc<str>, Versioned<Option<Bytes>>>;
 
 /// What a reader gets from memory.
 pub(crate) enum Answer<T> {
@@ -162,7 +166,7 @@ pub(crate) struct Applied {
     pub(crate) streams: Vec<(StreamId, Seq, usize)>,
     pub(crate) rows: Vec<StreamId>,
     pub(crate) keys: Vec<RunKey>,
-    pub(crate) records: Vec<(Cow<'static, str>, String)>,
+    pub(crate) records: Vec<(Cow<'static, str>, Arc<str>)>,
     pub(crate) feed_tail: u64,
 }
 
@@ -178,17 +182,17 @@ pub(crate) struct Memory {
     pub(crate) feed_tail: u64,
     /// The applier found no room and tries again.
     pub(crate) starved: bool,
-    pub(crate) streams: HashMap<StreamId, Live>,
+    pub(crate) streams: StreamMap<Live>,
     rows: BTreeMap<StreamId, Versioned<Option<Arc<RunRow>>>>,
     keys: HashMap<RunKey, Versioned<Option<StreamId>>>,
     /// By kind and id.
-    records: HashMap<Cow<'static, str>, BTreeMap<String, Versioned<Option<Bytes>>>>,
+    records: HashMap<Cow<'static, str>, Records>,
     /// Entries up to `feed_tail`.
     feed: VecDeque<Slot>,
     feed_applied: u64,
     /// Streams whose events are all applied, in the order in which they were, with the row that last touched them.
     rested: VecDeque<(StreamId, u64)>,
-    watchers: HashMap<StreamId, Arc<watch::Sender<Seq>>>,
+    watchers: StreamMap<Arc<watch::Sender<Seq>>>,
     watchers_sweep_at: usize,
 }
 
@@ -491,7 +495,7 @@ impl Memory {
         let Some(kind) = self.records.get(kind) else { return Vec::new() };
         kind.range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(|(id, _)| id.starts_with(prefix))
-            .map(|(id, (value, _))| (id.clone(), value.clone()))
+            .map(|(id, (value, _))| (id.to_string(), value.clone()))
             .collect()
     }
 

@@ -7,10 +7,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use harbour::{Writer, content, health, is_broken, numbered, open, options, orders, populate, say, until};
+use harbour::{Writer, blob, content, health, is_broken, named, numbered, open, options, orders, populate, say, until};
 use longhaul_model::{Seq, StreamId};
-use longhaul_store::contract::fixture::{create, event, finish, key};
-use longhaul_store::{CommitError, Store, StoreError, Urgency};
+use longhaul_store::contract::fixture::{create, event, finish, key, message, opened, read_all, to};
+use longhaul_store::{CommitError, Form, Store, StoreError, Urgency};
 use longhaul_store_embedded::{EmbeddedStore, OpenError, Options, verify};
 
 /// The child: commits until the store breaks down, and says what it sees.
@@ -21,7 +21,7 @@ fn child() {
     options.apply_after = Duration::ZERO;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = EmbeddedStore::open(options).unwrap();
+        let store = Arc::new(EmbeddedStore::open(options).unwrap());
         let k = key("p", "r");
         let stream = match store.run(&k).await.unwrap() {
             Some(row) => row.stream,
@@ -30,6 +30,14 @@ fn child() {
                 Err(error) => return say(&format!("failed {error}")),
             },
         };
+        let plain = match store.record(&longhaul_store::RecordKey::new("stream", "p/plain")).await.unwrap() {
+            Some(value) => StreamId::new(u64::from_be_bytes(value[..8].try_into().unwrap())),
+            None => match store.commit(named("p/plain", Form::Opaque, 0)).await {
+                Ok(made) => made.created.unwrap(),
+                Err(error) => return say(&format!("failed {error}")),
+            },
+        };
+        let pipeline = tokio::spawn(pipeline(Arc::clone(&store), plain));
         let mut tail = store.head(stream).await.unwrap().tail.get();
         loop {
             match store.commit(numbered(&k, stream, tail, 1)).await {
@@ -42,6 +50,7 @@ fn child() {
             }
             say(&format!("tail {tail}"));
         }
+        pipeline.await.unwrap();
         until("it is fatal, once", async || fatal.lock().unwrap().len() == 1).await;
         say(&format!("fatal {}", fatal.lock().unwrap()[0]));
         for _ in 0..3 {
@@ -55,6 +64,38 @@ fn child() {
     });
     // As the binary does it: nothing is tidied up on a handle that failed.
     std::process::abort();
+}
+
+/// Appends to a plain stream, four on their way: from the first that fails on, none is acknowledged.
+async fn pipeline(store: Arc<EmbeddedStore>, stream: StreamId) {
+    let first = store.head(stream).await.unwrap().tail.get();
+    let mut tickets = std::collections::VecDeque::new();
+    let (mut failed, mut broken) = (false, false);
+    for at in first.. {
+        match store.submit(to(stream, at, vec![blob(0, at + 1, Form::Opaque)])) {
+            Ok(ticket) => tickets.push_back((at + 1, ticket)),
+            Err(error) => {
+                assert!(is_broken(&error), "{error}");
+                broken = true;
+            }
+        }
+        while tickets.len() > 3 || (broken && !tickets.is_empty()) {
+            let (tail, ticket) = tickets.pop_front().unwrap();
+            match ticket.await {
+                Ok(_) => {
+                    assert!(!failed, "a commit is made behind one that failed");
+                    say(&format!("plain {tail}"));
+                }
+                Err(error) => {
+                    assert!(is_broken(&error), "{error}");
+                    failed = true;
+                }
+            }
+        }
+        if broken {
+            return;
+        }
+    }
 }
 
 fn shim(dir: &Path) -> PathBuf {
@@ -74,6 +115,7 @@ async fn a_failed_fsync_is_unknown_and_fatal_and_the_next_start_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()));
         let mut acknowledged = 0;
+        let mut acknowledged_plain: u64 = 0;
         let mut unknown = 0;
         for syncs in [0, 1, 2, 5, 17, 40] {
             std::fs::write(&counter, format!("{syncs:<8}")).unwrap();
@@ -87,6 +129,8 @@ async fn a_failed_fsync_is_unknown_and_fatal_and_the_next_start_is_whole() {
             while let Some(line) = child.line() {
                 if let Some(tail) = line.strip_prefix("tail ") {
                     acknowledged = tail.parse().unwrap();
+                } else if let Some(tail) = line.strip_prefix("plain ") {
+                    acknowledged_plain = tail.parse().unwrap();
                 } else {
                     said.push(line);
                 }
@@ -111,11 +155,20 @@ async fn a_failed_fsync_is_unknown_and_fatal_and_the_next_start_is_whole() {
             } else {
                 assert_eq!(acknowledged, 0);
             }
+            if let Some((_, events)) = all.plain.get("p/plain") {
+                let found = events.len() as u64;
+                let range = acknowledged_plain..=acknowledged_plain + 4;
+                assert!(range.contains(&found), "{file} after {syncs}: {acknowledged_plain}, {found}");
+                assert!(*events == (1..=found).map(|at| blob(0, at, Form::Opaque)).collect::<Vec<_>>());
+                acknowledged_plain = found;
+            } else {
+                assert_eq!(acknowledged_plain, 0);
+            }
             store.close().await.unwrap();
             drop(store);
             assert!(verify(dir.path()).unwrap().is_sound());
         }
-        assert!(acknowledged > 5, "{file}: some commits were made");
+        assert!(acknowledged > 5 && acknowledged_plain > 5, "{file}: some commits were made");
         assert!(unknown > 2 || file != "journal.db-wal", "a commit whose sync failed is unknown");
     }
 }
@@ -180,9 +233,18 @@ async fn a_full_disk_refuses_reads_go_on_and_the_reserve_is_for_the_end() {
     let stream = store.commit(create(&k, 0)).await.unwrap().created.unwrap();
     let ending = key("p", "ending");
     let ended = store.commit(create(&ending, 0)).await.unwrap().created.unwrap();
+    let plain = store.commit(named("p/plain", Form::Opaque, 5)).await.unwrap().created.unwrap();
     let mut tail = 0;
     let refused = fill(&store, &k, stream, &mut tail).await;
     assert!(matches!(refused, CommitError::Full), "{refused}");
+    // A pipeline of appends is refused as a whole: those behind the first by its absence, if not for want of room.
+    let tickets: Vec<_> =
+        (5..15).map(|at| store.submit(to(plain, at, vec![blob(0, at + 1, Form::Opaque)])).unwrap()).collect();
+    for ticket in tickets {
+        let refused = ticket.await.unwrap_err();
+        assert!(matches!(refused, CommitError::Full | CommitError::Conflict { .. }), "{refused}");
+    }
+    assert_eq!(store.head(plain).await.unwrap().tail, Seq::new(5));
     assert!(tail > 1000, "{tail}");
     // Reads go on, and a refusal has changed nothing.
     assert_eq!(store.head(stream).await.unwrap().tail, Seq::new(tail));
@@ -221,6 +283,7 @@ async fn a_full_disk_refuses_reads_go_on_and_the_reserve_is_for_the_end() {
     let expected: Vec<_> = (1..=tail).map(|seq| event(&k, seq, &format!("event {seq}"))).collect();
     assert!(all.streams["p/r"].1 == expected, "every acknowledged event, once");
     assert_eq!(all.streams["p/ending"].1.len(), 1);
+    assert_eq!(all.plain["p/plain"].1, (1..=5).map(|at| blob(0, at, Form::Opaque)).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -313,4 +376,35 @@ async fn a_short_queue_makes_writers_wait() {
     }
     writers.join_all().await;
     assert_eq!(store.live_runs().await.unwrap().len(), 640);
+}
+
+/// A queue without room answers a pipeline `Busy` at once; what it had taken in is made, and the writer goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_is_busy_for_a_pipeline() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut options, fatal) = options(dir.path());
+    options.queue_commits_max = 16;
+    let store = EmbeddedStore::open(options).unwrap();
+    let stream = opened(&store, Form::Opaque, 0).await;
+    let (mut tail, mut busy, mut tickets) = (0, 0, Vec::new());
+    while busy < 50 || tail < 2_000 {
+        match store.submit(to(stream, tail, vec![message(tail + 1)])) {
+            Ok(ticket) => {
+                tickets.push(ticket);
+                tail += 1;
+            }
+            Err(CommitError::Busy) => {
+                busy += 1;
+                for ticket in tickets.drain(..) {
+                    ticket.await.unwrap();
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    assert_eq!(read_all(&store, stream).await, (1..=tail).map(message).collect::<Vec<_>>());
+    assert_eq!(*fatal.lock().unwrap(), Vec::<String>::new());
 }

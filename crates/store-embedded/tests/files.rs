@@ -8,7 +8,7 @@ use std::time::Duration;
 use harbour::{content, copy, numbered, open, options, populate, populate_runs, quick_dir};
 use longhaul_store::contract::fixture::key;
 use longhaul_store::{Commit, CommitError, Store};
-use longhaul_store_embedded::{EmbeddedStore, OpenError, Options, can_open, copy_closed, verify};
+use longhaul_store_embedded::{EmbeddedStore, OpenError, Options, can_open, copy_closed, renew, verify};
 
 fn fails(dir: &Path) -> OpenError {
     let (options, _) = options(dir);
@@ -156,7 +156,7 @@ async fn a_store_of_version_1_is_opened_and_goes_on() {
         let tail = store.head(stream).await.unwrap().tail;
         store.commit(numbered(&k, stream, tail.get(), 2)).await.unwrap();
         let all = content(&*store).await.unwrap();
-        assert_eq!((all.plain.len(), all.rows.len()), (9, expected.rows.len() + 11));
+        assert_eq!((all.plain.len(), all.rows.len()), (5, expected.rows.len() + 11));
         if turn == 1 {
             // Dropped, then closed: opened from the journal, then from the library.
             store.close().await.unwrap();
@@ -169,6 +169,25 @@ async fn a_store_of_version_1_is_opened_and_goes_on() {
     let copied = quick_dir();
     copy_closed(&old, copied.path()).unwrap();
     assert_eq!(content(&*open(copied.path())).await.unwrap(), expected);
+}
+
+/// A copy while commits go on, and one that is made another store, hold plain streams as the original does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_holds_plain_streams_too() {
+    let (live, copied) = (quick_dir(), quick_dir());
+    let store = open(live.path());
+    populate(&*store, 0, 12).await;
+    let expected = content(&*store).await.unwrap();
+    assert!(expected.plain.values().any(|(head, _)| head.earliest.get() > 1));
+    let cut = store.copy_to(copied.path()).await.unwrap();
+    populate(&*store, 12, 3).await;
+    let renewed = renew(copied.path()).unwrap();
+    assert!(renewed.store != cut.store && renewed.streams_made == cut.streams_made);
+    assert_eq!(verify(copied.path()).unwrap().streams, expected.plain.len() as u64);
+    let other = open(copied.path());
+    assert_eq!(content(&*other).await.unwrap(), expected);
+    populate(&*other, 12, 3).await;
+    assert_eq!(content(&*other).await.unwrap(), content(&*store).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use crate::library::{records, runs, streams};
 use crate::limits;
 use crate::memory::{Live, Unapplied};
 use crate::shared::Shared;
+use crate::stream_map::StreamMap;
 
 /// Why a commit is not admitted.
 pub(super) enum No {
@@ -150,7 +151,7 @@ fn stamped(stream: StreamId, value: &Bytes) -> Bytes {
 /// See the module.
 pub(crate) struct Ledger {
     library: Connection,
-    heads: HashMap<StreamId, Head>,
+    heads: StreamMap<Head>,
     position: u64,
     streams_made: u64,
     feed_tail: u64,
@@ -159,14 +160,15 @@ pub(crate) struct Ledger {
     touched: Vec<StreamId>,
     erased: Vec<StreamId>,
     keys: HashMap<RunKey, Option<StreamId>>,
-    records: HashMap<(&'static str, String), bool>,
+    /// By kind and id: whether it is there.
+    records: HashMap<&'static str, HashMap<Arc<str>, bool>>,
 }
 
 impl Ledger {
     pub(crate) fn new(library: Connection, position: u64, streams_made: u64, feed_tail: u64) -> Self {
         Self {
             library,
-            heads: HashMap::new(),
+            heads: StreamMap::default(),
             position,
             streams_made,
             feed_tail,
@@ -194,7 +196,7 @@ impl Ledger {
         }
         self.erased.clear();
         self.keys.clear();
-        self.records.clear();
+        self.records.values_mut().for_each(HashMap::clear);
         if self.heads.len() > limits::HEADS_MAX {
             // They come back from the library when they are asked for.
             self.heads.clear();
@@ -209,7 +211,7 @@ impl Ledger {
         }
         self.erased.clear();
         self.keys.clear();
-        self.records.clear();
+        self.records.values_mut().for_each(HashMap::clear);
     }
 
     /// Checks a commit, then takes its effects into account: all of them or none.
@@ -279,12 +281,13 @@ impl Ledger {
             entry.streams.extend(self.write(write));
         }
         for record in commit.records {
-            self.records.insert((record.key.kind, record.key.id.clone()), record.value.is_some());
+            let id: Arc<str> = record.key.id.into();
+            self.records.entry(record.key.kind).or_default().insert(Arc::clone(&id), record.value.is_some());
             let value = match (record.value, created) {
                 (Some(value), Some(stream)) if record.stamp => Some(stamped(stream, &value)),
                 (value, _) => value,
             };
-            entry.records.push(RecordEntry { kind: record.key.kind.into(), id: record.key.id, value });
+            entry.records.push(RecordEntry { kind: record.key.kind.into(), id, value });
         }
         (entry, Committed { created, position: id })
     }
@@ -405,7 +408,7 @@ impl Ledger {
     }
 
     fn has_record(&self, kind: &'static str, id: &str, shared: &Shared) -> Result<bool, No> {
-        if let Some(known) = self.records.get(&(kind, id.to_owned())) {
+        if let Some(known) = self.records.get(kind).and_then(|kind| kind.get(id)) {
             return Ok(*known);
         }
         let unapplied = shared.memory().record(kind, id);

@@ -39,14 +39,23 @@ fn decode(row: &Row<'_>) -> Result<(String, String, Bytes)> {
 /// Puts a record, or deletes it.
 pub(crate) fn put(conn: &Connection, kind: &str, id: &str, value: Option<&[u8]>, meta: &mut Meta) -> Result<()> {
     let at = place(kind, id);
+    let Some(value) = value else {
+        let old = conn
+            .prepare_cached("DELETE FROM records WHERE kind = ?1 AND id = ?2")
+            .and_then(|mut s| s.execute([kind, id]))
+            .at(&at)?;
+        meta.records -= old as u64;
+        return Ok(());
+    };
+    let crc = crc(kind, id, value);
+    // One that is there keeps its place in both trees.
     let old = conn
-        .prepare_cached("DELETE FROM records WHERE kind = ?1 AND id = ?2")
-        .and_then(|mut s| s.execute([kind, id]))
+        .prepare_cached("UPDATE records SET crc = ?3, value = ?4 WHERE kind = ?1 AND id = ?2")
+        .and_then(|mut s| s.execute(params![kind, id, crc, value]))
         .at(&at)?;
-    meta.records -= old as u64;
-    if let Some(value) = value {
+    if old == 0 {
         conn.prepare_cached("INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5)")
-            .and_then(|mut s| s.execute(params![kind, id, hash([kind, id]), crc(kind, id, value), value]))
+            .and_then(|mut s| s.execute(params![kind, id, hash([kind, id]), crc, value]))
             .at(&at)?;
         meta.records += 1;
     }

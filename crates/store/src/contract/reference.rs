@@ -6,11 +6,14 @@ use bytes::Bytes;
 use longhaul_model::{Epoch, ProjectId, RunKey, Seq, Status, StreamId};
 
 use super::Place;
-use super::fixture::{Random, events, key, read_all, record, row, write};
-use crate::{Commit, FeedPage, MemoryStore, NewRun, ReadLimit, RecordKey, RunFilter, RunRow, Store, StoreError};
+use super::fixture::{Random, events, key, message, open, project, read_all, read_span, record, row, to, write};
+use crate::{
+    Commit, FeedPage, Form, MemoryStore, NewRun, ReadLimit, RecordKey, RecordWrite, RunFilter, RunRow, Store,
+    StoreError,
+};
 
 const SEED: u64 = 0x10_46_48_41_55_4c;
-const STEPS: usize = 1_200;
+const STEPS: usize = 1_500;
 
 /// One random history: a run that both stores know, each by its own stream id.
 struct Pair {
@@ -19,30 +22,48 @@ struct Pair {
     reference: StreamId,
 }
 
+/// The same of a plain stream.
+struct PlainPair {
+    form: Form,
+    tested: StreamId,
+    reference: StreamId,
+}
+
 struct Histories {
     random: Random,
     pairs: Vec<Pair>,
+    plain: Vec<PlainPair>,
+}
+
+/// What a commit makes.
+enum Made {
+    Run(RunKey),
+    Plain(Form),
 }
 
 /// A long random history gives the same answers as the memory store, step by step, across reopenings.
 pub async fn it_does_what_the_reference_does(place: &dyn Place) {
     let mut tested = place.open().await;
     let reference = MemoryStore::new();
-    let mut h = Histories { random: Random::new(SEED), pairs: Vec::new() };
+    let mut h = Histories { random: Random::new(SEED), pairs: Vec::new(), plain: Vec::new() };
     for step in 0..STEPS {
         let (commit, mirrored, created) = h.commit(&reference).await;
         let (left, right) = (tested.commit(commit).await, reference.commit(mirrored).await);
         match (&left, &right) {
             (Ok(left), Ok(right)) => {
                 assert_eq!(left.created.is_some(), right.created.is_some());
-                if let (Some(key), Some(tested), Some(reference)) = (created, left.created, right.created) {
-                    h.pairs.push(Pair { key, tested, reference });
+                if let (Some(made), Some(tested), Some(reference)) = (created, left.created, right.created) {
+                    match made {
+                        Made::Run(key) => h.pairs.push(Pair { key, tested, reference }),
+                        Made::Plain(form) => h.plain.push(PlainPair { form, tested, reference }),
+                    }
                 }
             }
             _ => assert_eq!(left.err(), right.err(), "seed {SEED:#x}, step {step}"),
         }
         if h.random.once_in(7) {
             h.compare_one(&*tested, &reference, step).await;
+            h.compare_one_plain(&*tested, &reference, step).await;
         }
         if h.random.once_in(150) {
             tested = place.reopen(tested).await;
@@ -57,8 +78,8 @@ pub async fn it_does_what_the_reference_does(place: &dyn Place) {
 }
 
 impl Histories {
-    /// A commit for both stores, and the key of the run it creates.
-    async fn commit(&mut self, reference: &MemoryStore) -> (Commit, Commit, Option<RunKey>) {
+    /// A commit for both stores, and what it makes.
+    async fn commit(&mut self, reference: &MemoryStore) -> (Commit, Commit, Option<Made>) {
         let mut commit = Commit::default();
         let mut mirrored = Commit::default();
         let r = &mut self.random;
@@ -115,8 +136,91 @@ impl Histories {
             commit.erase = Some(erased.clone());
             mirrored.erase = Some(erased);
         }
-        let created = commit.create.as_ref().map(|new| new.row.key.clone());
-        (commit, mirrored, created)
+        self.plain_commit(reference, &mut commit, &mut mirrored).await;
+        let created = commit.create.as_ref().map(|new| Made::Run(new.row.key.clone()));
+        let opened = commit.open.as_ref().map(|new| Made::Plain(new.form));
+        (commit, mirrored, created.or(opened))
+    }
+
+    /// Adds what plain streams do; sometimes what is refused.
+    async fn plain_commit(&mut self, reference: &MemoryStore, commit: &mut Commit, mirrored: &mut Commit) {
+        let r = &mut self.random;
+        if r.once_in(8) {
+            let form = *r.pick(&[Form::Lines, Form::Opaque]);
+            let mut new = open(form, r.below(4)).open;
+            if let Some(new) = &mut new {
+                new.cursor = r.once_in(2).then(|| Bytes::from_static(b"made"));
+            }
+            // Its id differs between the two, so the record is only looked at for being there.
+            let id = format!("{}", r.below(30));
+            let stamped = RecordWrite { stamp: true, only_new: r.once_in(2), ..record("s", &id, Some("v")) };
+            for one in [&mut *commit, mirrored] {
+                one.open.clone_from(&new);
+                one.records.push(stamped.clone());
+            }
+        }
+        for _ in 0..r.below(3) {
+            let Some(pair) = (!self.plain.is_empty()).then(|| r.pick(&self.plain)) else { break };
+            let head = reference.head(pair.reference).await;
+            let (tail, epoch) = head.map_or((0, 0), |head| (head.tail.get(), head.epoch.get()));
+            let after = if r.once_in(12) { r.below(9) } else { tail };
+            let count = r.below(6);
+            let mut events: Vec<_> = (after + 1..=after + count).map(message).collect();
+            if r.once_in(6) {
+                events.push(Bytes::from_static(b"\n\0a\n"));
+            }
+            let mut write = to(pair.tested, after, events).streams.remove(0);
+            write.epoch = Epoch::new(epoch + r.below(2) / 2);
+            if r.once_in(30) {
+                write.project = project("q");
+            }
+            write.cursor = r.once_in(3).then(|| Bytes::from(r.number().to_string()));
+            write.keep_after = r.once_in(4).then(|| Seq::new((after + count).saturating_sub(r.below(8))));
+            let mirror = crate::StreamWrite { stream: pair.reference, ..write.clone() };
+            commit.streams.push(write);
+            mirrored.streams.push(mirror);
+        }
+        if r.once_in(20) && !self.plain.is_empty() {
+            let pair = r.pick(&self.plain);
+            commit.drop.push(pair.tested);
+            mirrored.drop.push(pair.reference);
+        }
+    }
+
+    async fn compare_one_plain(&mut self, tested: &dyn Store, reference: &MemoryStore, step: usize) {
+        if self.plain.is_empty() {
+            return;
+        }
+        let label = format!("seed {SEED:#x}, step {step}");
+        let pair = self.random.pick(&self.plain);
+        let after = Seq::new(self.random.below(20));
+        let limit = ReadLimit { events_max: self.random.below(6) as usize, bytes_max: 1 << 20 };
+        let (left, right) =
+            (tested.read(pair.tested, after, limit).await, reference.read(pair.reference, after, limit).await);
+        match (left, right) {
+            (Ok(left), Ok(right)) => {
+                assert_eq!((left.earliest, left.tail), (right.earliest, right.tail), "{label}");
+                assert_eq!(left.events.is_empty(), right.events.is_empty(), "{label}");
+                assert_eq!(left.events, right.events[..left.events.len()], "{label}");
+            }
+            (left, right) => assert_eq!(left, right, "{label}"),
+        }
+        assert_eq!(tested.head(pair.tested).await, reference.head(pair.reference).await, "{label}");
+        let id = RecordKey::new("s", self.random.below(30).to_string());
+        let (left, right) = (tested.record(&id).await.unwrap(), reference.record(&id).await.unwrap());
+        assert_eq!(left.map(|value| value.slice(8..)), right.map(|value| value.slice(8..)), "{label}");
+    }
+
+    async fn compare_all_plain(&self, tested: &dyn Store, reference: &MemoryStore, label: &str) {
+        for PlainPair { form, tested: t, reference: r } in &self.plain {
+            let head = reference.head(*r).await;
+            assert_eq!(tested.head(*t).await, head, "{label}");
+            if let Ok(head) = head {
+                let after = head.earliest.get() - 1;
+                let right = read_span(reference, *r, *form, after, 1 << 20).await;
+                assert_eq!(read_span(tested, *t, *form, after, 700).await, right, "{label}");
+            }
+        }
     }
 
     async fn compare_one(&mut self, tested: &dyn Store, reference: &MemoryStore, step: usize) {
@@ -180,6 +284,7 @@ impl Histories {
                 assert_eq!(read_all(tested, pair.tested).await, right, "{label}, run {}", pair.key);
             }
         }
+        self.compare_all_plain(tested, reference, &label).await;
         for project in [None, ProjectId::parse("q").ok()] {
             let (left, right) = (feed(tested, project.as_ref()).await, feed(reference, project.as_ref()).await);
             assert_eq!(left, right, "{label}");

@@ -1,8 +1,12 @@
 //! `HEAD /v1/stream/{path}`: what can be said of a stream without its messages. It is no use of the stream.
 
+use std::convert::Infallible;
+
+use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use futures_util::stream;
 use longhaul_engine::streams::Info;
 
 use super::answer::{NO_STORE, Place, describe};
@@ -23,7 +27,8 @@ pub(in crate::http) async fn head(
 
 /// What is said of a stream.
 pub(super) fn answer(info: &Info) -> Response {
-    let mut response = StatusCode::OK.into_response();
+    // No length is told: an empty body's would be taken for that of the whole stream.
+    let mut response = Body::from_stream(stream::empty::<Result<Bytes, Infallible>>()).into_response();
     let out = response.headers_mut();
     describe(out, info);
     Place { up_to_date: false, ..Place::end_of(info) }.tell(out);
