@@ -20,16 +20,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use axum::body::{Body, Bytes, HttpBody};
+use futures_util::future::BoxFuture;
 use hyper::body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-const STAYING: u8 = 0;
+// Zero is staying.
 const ASKED: u8 = 1;
 const LEAVING: u8 = 2;
 
 /// What is done with the socket.
-type Then = Box<dyn FnOnce(TcpStream) + Send>;
+type Then = Box<dyn FnOnce(TcpStream) -> BoxFuture<'static, ()> + Send>;
 
 /// The way out of one connection. Cheap to clone.
 #[derive(Clone, Default)]
@@ -59,20 +60,23 @@ impl std::fmt::Debug for Leave {
 
 impl Leave {
     /// A body that begins with these bytes; once they are sent, `then` has the socket and goes on with chunks of its own.
-    pub(super) fn body(&self, opening: Bytes, then: impl FnOnce(TcpStream) + Send + 'static) -> Body {
+    pub(super) fn body(
+        &self,
+        opening: Bytes,
+        then: impl FnOnce(TcpStream) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Body {
         self.parts().then = Some(Box::new(then));
         Body::new(Opening { leave: self.clone(), opening: Some(opening) })
     }
 
-    /// Hands the socket over, if the connection left. For whoever drove the connection, once it is over.
-    pub fn finish(&self) {
+    /// The rest of the answer, if the connection left, for whoever drove the connection: once it is over, and as a task
+    /// of its own.
+    pub fn finish(&self) -> Option<BoxFuture<'static, ()>> {
         let (socket, then) = {
             let mut parts = self.parts();
             (parts.socket.take(), parts.then.take())
         };
-        if let (Some(socket), Some(then)) = (socket, then) {
-            then(socket);
-        }
+        Some(then?(socket?))
     }
 
     fn state(&self) -> u8 {
@@ -223,13 +227,15 @@ mod tests {
             let leave = Leave::default();
             let service = hyper::service::service_fn(|_: Request<hyper::body::Incoming>| {
                 let body = leave.body(Bytes::from_static(opening), move |mut socket: TcpStream| {
-                    tokio::spawn(async move { socket.write_all(rest).await });
+                    Box::pin(async move { socket.write_all(rest).await.unwrap() })
                 });
                 async move { Ok::<_, Infallible>(Response::new(body)) }
             });
             let socket = TokioIo::new(Socket::new(socket, leave.clone()));
             let served = hyper::server::conn::http1::Builder::new().serve_connection(socket, service).await;
-            leave.finish();
+            if let Some(rest) = leave.finish() {
+                rest.await;
+            }
             served
         });
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();

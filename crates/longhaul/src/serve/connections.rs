@@ -32,14 +32,22 @@ pub(super) async fn serve(mut listener: Accepting, router: Router, draining: Can
         // An event must not wait for the acknowledgement of the one before.
         let _ = socket.set_nodelay(true);
         let peer = Peer::of(remote, socket.local_addr().ok());
-        connections.spawn(serve_one(socket, peer, router.clone(), draining.clone()));
+        let rest = connections.clone();
+        connections.spawn(serve_one(socket, peer, router.clone(), draining.clone(), rest));
     }
     drop(listener);
     connections.close();
     connections.wait().await;
 }
 
-async fn serve_one(socket: TcpStream, peer: Peer, router: Router, draining: CancellationToken) {
+/// One connection. The answer that it left with goes on in a small task, since this one is as large as all it ever did.
+async fn serve_one(
+    socket: TcpStream,
+    peer: Peer,
+    router: Router,
+    draining: CancellationToken,
+    connections: TaskTracker,
+) {
     let leave = Leave::default();
     let service = hyper::service::service_fn({
         let leave = leave.clone();
@@ -63,5 +71,7 @@ async fn serve_one(socket: TcpStream, peer: Peer, router: Router, draining: Canc
             }
         }
     }
-    leave.finish();
+    if let Some(rest) = leave.finish() {
+        connections.spawn(rest);
+    }
 }

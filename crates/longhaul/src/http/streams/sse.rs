@@ -91,8 +91,11 @@ pub(super) async fn answer(
     }
     let opening = Bytes::from(opening);
     let mut response = if let Exit(Some(leave)) = exit {
-        let then = move |socket| drop(tokio::spawn(park::run(reader, socket)));
-        headed(Response::new(leave.body(opening, then)))
+        let mut response =
+            headed(Response::new(leave.body(opening, move |socket| Box::pin(park::run(reader, socket)))));
+        // Nothing is asked on this connection again.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
     } else {
         let frames = stream::unfold(reader, |mut reader| async move {
             let frames = reader.next().await?;
