@@ -20,6 +20,7 @@ mod feed;
 mod fields;
 mod input;
 mod input_items;
+mod leave;
 mod log;
 mod models;
 mod openapi;
@@ -60,22 +61,29 @@ pub use caller::Caller;
 pub use chat_retry::Recent as ChatRetries;
 pub use cors::{Origin, OriginError};
 pub use door::Door;
+pub use leave::{Leave, Socket};
 pub use openapi::document as openapi_document;
 pub(crate) use ops::readiness;
 pub use peer::Peer;
 pub use reply::Failure;
 pub use responses::Folds as ResponseFolds;
 pub(crate) use streams::callback_path;
+pub use streams::Fans as StreamFans;
 
-/// What every handler may use.
+/// What every handler may use. Cheap to clone: each request does, and each reader holds one.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+/// What an [`App`] is made of.
+pub struct Parts {
     /// The engine.
     pub engine: Engine,
     /// The streams that people write.
     pub streams: longhaul_engine::Streams,
     /// Who is told of them.
     pub subscriptions: longhaul_engine::Subscriptions,
+    /// What readers of streams share.
+    pub fans: StreamFans,
     /// Who may come in.
     pub door: Arc<Door>,
     /// The tokens with bounds.
@@ -108,6 +116,21 @@ pub struct App {
     pub upgrades: Arc<crate::serve::Upgrades>,
     /// Whether runs that are in nobody's trace begin one.
     pub traces: bool,
+}
+
+impl App {
+    /// Of these parts.
+    pub fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+impl std::ops::Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl std::fmt::Debug for App {

@@ -7,6 +7,7 @@
 //! Owns: the lock, the listener, `server.json`. Never: ends a run.
 
 mod accept;
+mod connections;
 mod hold;
 mod notify;
 mod upgrade;
@@ -305,10 +306,11 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
     let (draining, no_more) = (CancellationToken::new(), CancellationToken::new());
-    let app = App {
+    let app = App::new(http::Parts {
         engine: engine.clone(),
         streams: streams.clone(),
         subscriptions: subscriptions.clone(),
+        fans: http::StreamFans::default(),
         door: Arc::new(Door::new(options.token.as_deref(), bound.ip().is_loopback(), options.allowed_origins.clone())),
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
@@ -325,15 +327,12 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         pulse,
         upgrades: Arc::clone(upgrades),
         traces: target.is_some(),
-    };
+    });
     let exporter = target.map(|target| Exporter::start(engine.clone(), target.clone(), traced));
+    // What was recorded is kept one by one until somebody folds it: without this, until somebody scrapes.
+    let folded = tokio::spawn(crate::telemetry::fold(app.metrics.clone()));
     let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };
-    let face = axum::serve(listener, http::router(app).into_make_service_with_connect_info::<http::Peer>())
-        .with_graceful_shutdown({
-            let draining = draining.clone();
-            async move { draining.cancelled().await }
-        });
-    let face = tokio::spawn(face.into_future());
+    let face = tokio::spawn(connections::serve(listener, http::router(app), draining.clone()));
     let announced = tokio::spawn(announce(options.data_dir.clone(), info.clone()));
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
@@ -360,7 +359,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     if let Some(exporter) = exporter {
         exporter.end().await;
     }
-    for task in [announced, watched, beating] {
+    for task in [announced, watched, beating, folded] {
         task.abort();
     }
     // From here on a signal waits for the next listener; what came before is still heard.

@@ -2,10 +2,14 @@
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// Buckets of request times, seconds.
 const SECONDS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+
+/// How often recorded times are folded into their buckets.
+const FOLD_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts logging to stderr. `LONGHAUL_LOG` takes a filter such as `debug`; the default is `info`.
 pub fn start(json: bool) {
@@ -29,4 +33,12 @@ pub fn metrics() -> PrometheusHandle {
             }
         })
         .clone()
+}
+
+/// Folds recorded times into their buckets, now and then and without end: until then each one is kept by itself.
+pub async fn fold(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(FOLD_EVERY).await;
+        metrics.run_upkeep();
+    }
 }

@@ -7,13 +7,14 @@
 use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
 use longhaul_api::{ErrorCode, Problem, Scope};
 use longhaul_model::ProjectId;
 use sha2::{Digest as _, Sha256};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use subtle::ConstantTimeEq as _;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,9 @@ use super::query;
 use super::reply::{Failure, write_failure};
 use super::scope::{self, Names, Need};
 use crate::access::{Refusal, Standing, Token};
+
+/// Where streams are that people write.
+const STREAMS: &str = "/v1/stream/";
 
 /// Paths that tell nothing and need no token.
 const OPEN: &[&str] = &["/livez", "/readyz"];
@@ -300,6 +304,18 @@ fn is_request_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
 }
 
+/// Counts an answer. Looked up once for each status: a look costs more than the count.
+fn measure(status: StatusCode, took: Duration) {
+    static REQUESTS: [OnceLock<metrics::Counter>; 1_000] = [const { OnceLock::new() }; 1_000];
+    static SECONDS: OnceLock<metrics::Histogram> = OnceLock::new();
+    let code = status.as_u16();
+    let count = || metrics::counter!("longhaul_http_requests_total", "status" => code.to_string());
+    if let Some(requests) = REQUESTS.get(usize::from(code)) {
+        requests.get_or_init(count).increment(1);
+    }
+    SECONDS.get_or_init(|| metrics::histogram!("longhaul_http_request_seconds")).record(took.as_secs_f64());
+}
+
 /// Checks a request, passes it on, and finishes its answer.
 pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -> Response {
     let began = Instant::now();
@@ -312,6 +328,7 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
     let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
     let origin = parts.headers.get(header::ORIGIN).cloned();
     let preflight = cors::is_preflight(&method, &parts.headers);
+    let appends = method == Method::POST && path.starts_with(STREAMS);
     let mut response = if preflight && app.door.origins.answers(&path, &parts.headers) {
         let named = app.door.check_host(&parts.headers);
         named.map_or_else(|problem| Failure::from(problem).into_response(), |()| cors::preflight())
@@ -347,11 +364,11 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
     // Pages of allowed origins ask by CORS, which this does not concern; nobody else may so much as embed an answer.
     response.headers_mut().insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     let took = began.elapsed();
-    metrics::counter!("longhaul_http_requests_total", "status" => status.as_u16().to_string()).increment(1);
-    metrics::histogram!("longhaul_http_request_seconds").record(took.as_secs_f64());
+    measure(status, took);
     let took_us = took.as_micros() as u64;
-    // Reads are many and change nothing; appends are as many, and the stream itself tells of them.
-    if method.is_safe() || method == Method::POST && path.starts_with("/v1/stream/") {
+    // Reads are many and change nothing; appends are many, and what they stored says so itself.
+    let many = method.is_safe() || (appends && status.is_success());
+    if many {
         tracing::debug!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
     } else {
         // Which run a request began or changed: from here on the log names that.

@@ -7,11 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
-
-use crate::serve::Accepting;
 
 use super::App;
 use crate::access::Standing;
@@ -42,18 +38,12 @@ pub struct Peer {
     standing: Arc<OnceLock<Standing>>,
 }
 
-impl Connected<IncomingStream<'_, Accepting>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Accepting>) -> Self {
-        Self {
-            remote: *stream.remote_addr(),
-            local: stream.io().local_addr().ok(),
-            socket: Arc::default(),
-            standing: Arc::default(),
-        }
-    }
-}
-
 impl Peer {
+    /// The far end of a connection.
+    pub fn of(remote: SocketAddr, local: Option<SocketAddr>) -> Self {
+        Self { remote, local, socket: Arc::default(), standing: Arc::default() }
+    }
+
     /// Whether the far end is on this machine's loopback.
     pub(super) fn is_loopback(&self) -> bool {
         self.remote.ip().is_loopback()

@@ -202,7 +202,11 @@ impl Reader {
 pub(super) fn respond(
     frames: impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
 ) -> Response {
-    let mut response = Response::new(Body::from_stream(frames));
+    headed(Response::new(Body::from_stream(frames)))
+}
+
+/// With the headers of a stream.
+pub(super) fn headed(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));

@@ -8,10 +8,12 @@ mod answer;
 mod append;
 mod create;
 mod delete;
+mod fan;
 mod fields;
 mod head;
 mod list;
 mod long_poll;
+mod park;
 mod read;
 mod refusal;
 mod run_log;
@@ -26,6 +28,7 @@ use axum::Router;
 use axum::routing::{get, put};
 
 use super::App;
+pub use fan::Fans;
 
 /// The face's routes.
 pub(super) fn routes() -> Router<App> {

@@ -11,6 +11,7 @@ use longhaul_model::stream::{Offset, Position, StreamKey, StreamPath};
 use longhaul_model::{ProjectId, Timestamp, limits};
 
 use super::answer::{self, AT_TAIL, NO_STORE, Place, SETTLED, set};
+use super::park::Exit;
 use super::refusal::Refused;
 use super::source::Source;
 use super::target::Target;
@@ -131,6 +132,7 @@ pub(in crate::http) async fn read(
     State(app): State<App>,
     Target(path): Target,
     RawQuery(query): RawQuery,
+    exit: Exit,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let asked = Asked::parse(query.as_deref(), &headers)?;
@@ -138,7 +140,7 @@ pub(in crate::http) async fn read(
         return Ok(sse::come_back());
     }
     let reader = app.streams.open(&key(query.as_deref(), path)?).await?;
-    answer(&app, Source::Stream(reader), asked, None).await
+    answer(&app, Source::Stream(reader), asked, None, exit).await
 }
 
 /// Reads as was asked.
@@ -147,11 +149,12 @@ pub(super) async fn answer(
     source: Source,
     asked: Asked,
     guard: Option<ReaderGuard>,
+    exit: Exit,
 ) -> Result<Response, Refused> {
     let info = source.info().await?;
     let start = start(&source, &info, asked.start).await?;
     match asked.live {
-        Live::Sse => sse::answer(app, source, &info, start, &asked, guard).await,
+        Live::Sse => sse::answer(app, source, (&info, start), &asked, guard, exit).await,
         Live::LongPoll => long_poll::answer(app, source, &info, start, &asked).await,
         Live::No if asked.start == Start::At(Position::Now) => Ok(now(&info)),
         Live::No => {

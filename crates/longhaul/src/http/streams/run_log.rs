@@ -43,6 +43,7 @@ pub(in crate::http) async fn read(
     State(app): State<App>,
     PathId(id): PathId,
     RawQuery(query): RawQuery,
+    exit: super::park::Exit,
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     let asked = Asked::parse(query.as_deref(), &headers)?;
@@ -51,7 +52,7 @@ pub(in crate::http) async fn read(
     }
     let (key, log, digest) = open(&app, &id, query.as_deref()).await?;
     let guard = if asked.streams() { app.engine.reader(&key).await } else { None };
-    let mut response = read::answer(&app, Source::Run(log), asked, guard).await?;
+    let mut response = read::answer(&app, Source::Run(log), asked, guard, exit).await?;
     runs::name(&mut response, &key, &digest);
     Ok(response)
 }

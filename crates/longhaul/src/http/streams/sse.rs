@@ -5,11 +5,13 @@
 //! on at the last offset.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use longhaul_api::sse as frame;
 use longhaul_api::streams::{self as wire, Control, Encoding, header as name};
@@ -21,25 +23,29 @@ use longhaul_store::StoreError;
 use tokio::time::Instant;
 
 use super::answer;
+use super::fan::{Encoded, Fan};
+use super::park::{self, Exit};
 use super::read::Asked;
 use super::refusal::Refused;
 use super::source::Source;
 use crate::http::{App, sse};
 
 /// A live reader.
-struct Reader {
+pub(super) struct Reader {
     app: App,
     source: Source,
+    /// What it shares with the others of its stream.
+    fan: Arc<Fan>,
     mode: Mode,
     encoding: Encoding,
     at: Offset,
-    /// What was read before the answer began.
-    first: Option<SpanPage>,
     /// No cursor is below this one.
     cursor: u64,
     /// Whether the client knows that it has all there is.
     told: bool,
     until: Instant,
+    /// When a comment is due, if nothing else comes.
+    quiet_until: Instant,
     over: bool,
     _guard: Option<ReaderGuard>,
 }
@@ -50,40 +56,53 @@ fn life() -> Duration {
     limits::STREAM_SSE_LIFE * tenths / 10
 }
 
-/// Reads on from an offset.
+/// Reads on from an offset. The answer leaves the HTTP server with its socket where it can.
 pub(super) async fn answer(
     app: &App,
     source: Source,
-    info: &Info,
-    start: Offset,
+    (info, start): (&Info, Offset),
     asked: &Asked,
     guard: Option<ReaderGuard>,
+    exit: Exit,
 ) -> Result<Response, Refused> {
-    let first = source.span(start, limits::STREAM_LIVE_BYTES).await?;
-    if asked.returns && first.messages == 0 && first.closed_at_end {
-        // An EventSource comes back for ever after anything but this.
-        return Ok(StatusCode::NO_CONTENT.into_response());
-    }
     let encoding = Encoding::of(info.content_type.as_str());
-    let reader = Reader {
+    let mut reader = Box::new(Reader {
         app: app.clone(),
         source,
+        fan: app.fans.of(info.incarnation),
         mode: info.mode,
         encoding,
         at: start,
-        first: Some(first),
         cursor: asked.next_cursor(app),
         told: false,
         until: Instant::now() + life(),
+        quiet_until: Instant::now() + limits::SSE_KEEPALIVE,
         over: false,
         _guard: guard,
-    };
-    let opening = stream::iter([Ok(Bytes::from(frame::retry(sse::retry_ms())))]);
-    let frames = stream::unfold(reader, |mut reader| async move {
-        let frames = reader.next().await?;
-        Some((Ok::<_, Infallible>(Bytes::from(frames)), reader))
     });
-    let mut response = respond(futures_util::StreamExt::chain(opening, frames));
+    let mut opening = frame::retry(sse::retry_ms());
+    match reader.page().await? {
+        // An EventSource comes back for ever after anything but this.
+        Some(page) if asked.returns && page.closed && page.next == start => {
+            return Ok(StatusCode::NO_CONTENT.into_response());
+        }
+        Some(page) => opening.push_str(&String::from_utf8_lossy(&page.frames)),
+        None => {}
+    }
+    let opening = Bytes::from(opening);
+    let mut response = if let Exit(Some(leave)) = exit {
+        let mut response =
+            headed(Response::new(leave.body(opening, move |socket| Box::pin(park::run(reader, socket)))));
+        // Nothing is asked on this connection again.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    } else {
+        let frames = stream::unfold(reader, |mut reader| async move {
+            let frames = reader.next().await?;
+            Some((Ok::<_, Infallible>(frames), reader))
+        });
+        respond(futures_util::StreamExt::chain(stream::iter([Ok(opening)]), frames))
+    };
     if encoding == Encoding::Base64 {
         response.headers_mut().insert(name::SSE_DATA_ENCODING, HeaderValue::from_static("base64"));
     }
@@ -92,7 +111,12 @@ pub(super) async fn answer(
 
 /// An event stream, of the protocol's exact type.
 fn respond(frames: impl futures_util::Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
-    let mut response = sse::respond(frames);
+    headed(sse::respond(frames))
+}
+
+/// With the headers of an event stream.
+fn headed(response: Response) -> Response {
+    let mut response = sse::headed(response);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response
 }
@@ -103,28 +127,63 @@ pub(super) fn come_back() -> Response {
 }
 
 impl Reader {
+    /// When the connection ends.
+    pub(super) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// The next bytes to send; `None` at the end.
-    async fn next(&mut self) -> Option<String> {
+    ///
+    /// # Cancel safety
+    /// Must not be called again once it was dropped.
+    pub(super) fn next(&mut self) -> BoxFuture<'_, Option<Bytes>> {
+        Box::pin(self.go_on())
+    }
+
+    async fn go_on(&mut self) -> Option<Bytes> {
         while !self.over {
-            let page = match self.first.take() {
-                Some(page) => page,
-                None => match self.source.span(self.at, limits::STREAM_LIVE_BYTES).await {
-                    Ok(page) => page,
-                    Err(error) => return self.trouble(&error),
-                },
+            let frames = match self.page().await {
+                Ok(Some(page)) => Some(page.frames),
+                Ok(None) => self.wait().await.map(Bytes::from),
+                Err(error) => return self.trouble(&error).map(Bytes::from),
             };
-            if page.messages > 0 || page.closed_at_end || !self.told {
-                return Some(self.frames(page));
-            }
-            if let Some(frames) = self.wait().await {
-                return Some(frames);
+            if frames.is_some() {
+                self.quiet_until = Instant::now() + limits::SSE_KEEPALIVE;
+                return frames;
             }
         }
         None
     }
 
+    /// The page at the reader's place, encoded by whoever came first; `None` if there is nothing to say.
+    async fn page(&mut self) -> Result<Option<Encoded>, ReadError> {
+        if let Some(page) = self.fan.page(self.at, self.cursor) {
+            self.goes_to(&page);
+            return Ok(Some(page));
+        }
+        let page = self.source.span(self.at, limits::STREAM_LIVE_BYTES).await?;
+        if page.messages == 0 && !page.closed_at_end && self.told {
+            return Ok(None);
+        }
+        let interval = wire::interval(self.app.engine.now().unix_ms());
+        self.cursor = self.cursor.max(interval);
+        let encoded = self.encode(&page);
+        if page.messages > 0 && self.cursor == interval {
+            self.fan.keep(self.at, &encoded);
+        }
+        self.goes_to(&encoded);
+        Ok(Some(encoded))
+    }
+
+    fn goes_to(&mut self, page: &Encoded) {
+        self.at = page.next;
+        self.cursor = page.cursor;
+        self.told = page.up_to_date;
+        self.over |= page.closed;
+    }
+
     /// What a page is to the client: its data, if it has any, and where to go on.
-    fn frames(&mut self, page: SpanPage) -> String {
+    fn encode(&self, page: &SpanPage) -> Encoded {
         let mut out = String::new();
         let (next, up_to_date, closed) = (page.next, page.up_to_date, page.closed_at_end);
         if page.messages > 0 {
@@ -144,27 +203,25 @@ impl Reader {
             };
             wire::data(&mut out, self.encoding, payload);
         }
-        self.cursor = self.cursor.max(wire::interval(self.app.engine.now().unix_ms()));
-        wire::control(&mut out, &Control { next, cursor: self.cursor, up_to_date, closed });
-        self.at = next;
-        self.told = up_to_date;
-        self.over |= closed;
-        out
+        let cursor = self.cursor;
+        wire::control(&mut out, &Control { next, cursor, up_to_date, closed });
+        Encoded { frames: out.into(), cursor, next, up_to_date, closed }
     }
 
     /// Waits for more; a comment if nothing comes.
     async fn wait(&mut self) -> Option<String> {
-        let Self { app, source, at, until, .. } = self;
+        let Self { app, source, at, until, quiet_until, .. } = self;
+        let due = (*until).min(*quiet_until);
         let happened = tokio::select! {
             happened = source.wait(*at) => happened,
-            () = tokio::time::sleep(limits::SSE_KEEPALIVE) => {
+            () = tokio::time::sleep_until(due) => {
+                if due == *until {
+                    self.over = true;
+                    return None;
+                }
                 let mut out = String::new();
                 wire::comment(&mut out, "keep-alive");
                 return Some(out);
-            }
-            () = tokio::time::sleep_until(*until) => {
-                self.over = true;
-                return None;
             }
             () = app.draining.cancelled() => return Some(self.drain()),
         };
