@@ -96,6 +96,12 @@ impl Lanes {
         (position > 0).then(|| (line[0].run.clone(), position))
     }
 
+    /// The runs that work or wait in the session, in order.
+    pub(crate) fn in_line(&self, session: &SessionKey) -> Vec<RunKey> {
+        let state = self.state();
+        state.lines.get(session).into_iter().flatten().map(|in_line| in_line.run.clone()).collect()
+    }
+
     /// The first run that works or waits in the session.
     pub(crate) fn first(&self, session: &SessionKey) -> Option<RunKey> {
         self.state().lines.get(session)?.front().map(|in_line| in_line.run.clone())

@@ -222,9 +222,14 @@ impl Engine {
         session
     }
 
-    /// The run that works in the session at the moment, or is the first to.
+    /// The run that works in the session at the moment, or is the first to. One whose end is known is not live, though
+    /// its owner may still hold the lane while it tidies.
     pub fn session_run(&self, key: &SessionKey) -> Option<RunId> {
-        self.inner.lanes.first(key).map(|run| run.run)
+        let line = self.inner.lanes.in_line(key);
+        let runs = self.lock_live();
+        let live =
+            |run: &RunKey| runs.get(run).is_some_and(|run| !run.shared.with_doc(|doc| doc.run.status.is_terminal()));
+        line.into_iter().find(live).map(|run| run.run)
     }
 
     /// Deletes a session of which no run is live, with its private directory. The CLI's own record of the conversation
@@ -236,8 +241,7 @@ impl Engine {
         let _alone = self.session_lock(key).lock().await;
         let Some(session) = self.session(key).await? else { return Err(SessionEraseError::NotFound) };
         let until = std::time::Instant::now() + LEAVE;
-        while let Some(run) = self.session_run(key) {
-            let run_key = RunKey { project: key.project.clone(), run };
+        while let Some(run_key) = self.inner.lanes.first(key) {
             let over = self.store().run(&run_key).await?.is_some_and(|row| row.status.is_terminal());
             if !over || self.is_draining() || std::time::Instant::now() > until {
                 return Err(SessionEraseError::Busy { run: run_key.run });

@@ -64,6 +64,8 @@ async fn goes_on_after_a_kill(agent: Agent) {
     ]);
     stage.accept(&second).await;
     let two = stage.server.end("second").await;
+    // Who has heard the end is not told that the run is live, though the server may still tidy after it.
+    assert_eq!(stage.server.get("/v1/sessions/s").await.1["live_run"], Value::Null);
     assert_eq!((&two["status"], &two["output_text"]), (&json!("completed"), &json!("two")), "{two}");
     assert_eq!([&two["source_session_id"], &two["cwd"]], [&one["source_session_id"], &one["cwd"]]);
     let asked = stage.model.bodies("talk").await;
