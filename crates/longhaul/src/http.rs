@@ -67,8 +67,8 @@ pub(crate) use ops::readiness;
 pub use peer::Peer;
 pub use reply::Failure;
 pub use responses::Folds as ResponseFolds;
-pub(crate) use streams::callback_path;
 pub use streams::Fans as StreamFans;
+pub(crate) use streams::callback_path;
 
 /// What every handler may use. Cheap to clone: each request does, and each reader holds one.
 #[derive(Clone)]
