@@ -21,7 +21,7 @@ pub const BUSY_AFTER: Duration = Duration::from_secs(5);
 pub const UNAPPLIED_BYTES_MAX: usize = 64 << 20;
 
 /// Un-applied bytes at which the applier starts without waiting for age. Large batches write each stream once.
-pub const APPLY_BYTES: usize = 4 << 20;
+pub const APPLY_BYTES: usize = 16 << 20;
 
 /// Bytes of one apply transaction, so that the library's log stays small.
 pub const APPLY_BATCH_BYTES_MAX: usize = 16 << 20;
@@ -45,7 +45,7 @@ pub const REST_AFTER: Duration = Duration::from_secs(2);
 pub const CHUNK_BYTES: usize = 64 << 10;
 
 /// Bytes written to the journal after which its log is folded back into its file.
-pub const JOURNAL_CHECKPOINT_BYTES: usize = 4 << 20;
+pub const JOURNAL_CHECKPOINT_BYTES: usize = 24 << 20;
 
 /// Rows that one group trims from the journal, so that no commit waits for a long trim.
 pub const TRIM_ROWS_MAX: u64 = 64;

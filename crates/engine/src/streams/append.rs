@@ -26,10 +26,21 @@ pub(super) enum Content {
     Messages(Vec<Bytes>, u64),
 }
 
+/// Bodies up to this size are copied out of the buffer that they were read into: a message is kept for a while, and with it
+/// the whole of what it is a slice of.
+const COPIED_BYTES_MAX: usize = 64 * 1024;
+
 impl Content {
     /// Brings a body into messages.
     pub(super) fn new(body: Option<&Bytes>, mode: Mode) -> Self {
         let Some(body) = body.filter(|body| !body.is_empty()) else { return Self::Empty };
+        let copied;
+        let body = if body.len() <= COPIED_BYTES_MAX {
+            copied = Bytes::copy_from_slice(body);
+            &copied
+        } else {
+            body
+        };
         match mode {
             Mode::Json => match flatten(body) {
                 Ok(messages) if messages.is_empty() => Self::EmptyArray,
