@@ -12,6 +12,7 @@ mod delete;
 mod error;
 mod handle;
 mod handles;
+mod line;
 mod list;
 mod reader;
 mod requests;

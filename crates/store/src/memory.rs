@@ -38,6 +38,8 @@ struct Inner {
     /// Commits that wait while the store is held; `None` if it is not.
     held: Option<VecDeque<(Commit, Reply)>>,
     closed: bool,
+    /// Whether a look at a record takes a while.
+    slow: bool,
     watchers: HashMap<StreamId, watch::Sender<Seq>>,
 }
 
@@ -55,7 +57,14 @@ impl MemoryStore {
 
     fn over(state: State) -> Self {
         let feed = watch::Sender::new(state.feed_tail());
-        let inner = Inner { state, faults: Faults::default(), held: None, closed: false, watchers: HashMap::new() };
+        let inner = Inner {
+            state,
+            faults: Faults::default(),
+            held: None,
+            closed: false,
+            slow: false,
+            watchers: HashMap::new(),
+        };
         Self { inner: Arc::new(Mutex::new(inner)), feed: Arc::new(feed) }
     }
 
@@ -84,6 +93,11 @@ impl MemoryStore {
     /// From now on commits wait: submitted, not durable, not visible, until [`MemoryStore::release`].
     pub fn hold(&self) {
         self.lock().held.get_or_insert_default();
+    }
+
+    /// Whether from now on nobody gets a record at once: others come first.
+    pub fn slow_records(&self, slow: bool) {
+        self.lock().slow = slow;
     }
 
     /// How many commits wait.
@@ -226,7 +240,13 @@ impl Store for MemoryStore {
 
     fn record(&self, key: &RecordKey) -> BoxFuture<'_, Result<Option<bytes::Bytes>, StoreError>> {
         let key = key.clone();
-        Box::pin(async move { self.ask(|state| Ok(state.record(&key))) })
+        Box::pin(async move {
+            let slow = self.lock().slow;
+            if slow {
+                tokio::task::yield_now().await;
+            }
+            self.ask(|state| Ok(state.record(&key)))
+        })
     }
 
     fn records(

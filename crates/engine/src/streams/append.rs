@@ -15,6 +15,7 @@ use longhaul_store::{Commit, CommitError, RecordWrite, StreamWrite, Ticket};
 use crate::streams::config::{Second, producer_key, put};
 use crate::streams::error::{AppendError, OpenError, WriteError};
 use crate::streams::handle::{Alone, Flight, Handle, Known, Live, Tip};
+use crate::streams::line::Place;
 use crate::streams::requests::{Append, Appended, Move};
 use crate::streams::{Streams, TRIES};
 
@@ -86,6 +87,16 @@ enum Begun {
     Dead,
 }
 
+impl Begun {
+    /// Whether it is not yet decided.
+    fn must_wait(&self) -> bool {
+        match self {
+            Self::Flying(..) | Self::Answered(..) | Self::CloseOnly => false,
+            Self::LookUp(_) | Self::Barred | Self::Over | Self::Dead => true,
+        }
+    }
+}
+
 /// What became of a close that is made alone.
 enum Closed {
     Answered(Result<Appended, AppendError>),
@@ -105,21 +116,42 @@ impl Streams {
         if self.inner.stopping.is_cancelled() {
             return Err(WriteError::Stopping.into());
         }
-        let mut handle = self.open_to_append(key).await?;
-        let mut content = Content::new(append.body, handle.mode);
+        // An order among appends is one producer's, or that of the numbers they carry.
+        let whose = append.producer.map(|producer| producer.id).or(append.stream_seq.map(|_| ""));
+        let mut place = None;
+        let mut handle = self.arrive(key, whose, &mut place).await?;
+        let mut mode = handle.mode;
+        let mut content = Content::new(append.body, mode);
         // The place in the line of a handle that died.
         let mut turn: Option<Flight> = None;
         let mut tries = 0;
         while tries < TRIES {
+            if handle.mode != mode {
+                mode = handle.mode;
+                content = Content::new(append.body, mode);
+            }
             if let Content::Messages(messages, _) = &content
                 && messages.len() > limits::STREAM_APPEND_MESSAGES_MAX
             {
                 let max = limits::STREAM_APPEND_MESSAGES_MAX;
                 return Err(AppendError::TooManyMessages { max, found: messages.len() });
             }
-            match self.begin(&handle, &append, &mut content) {
+            let begun = self.begin(&handle, &append, &mut content);
+            if !begun.must_wait() {
+                // Whoever comes after it goes on.
+                place = None;
+                if let Some(flight) = turn.take() {
+                    flight.done();
+                }
+            } else if let Some(whose) = whose
+                && turn.is_none()
+                && place.is_none()
+            {
+                place = Some(self.inner.handles.front(key, whose).await);
+                continue;
+            }
+            match begun {
                 Begun::Flying(mut flight, appended) => {
-                    pass(&mut turn);
                     let Err(error) = flight.land().await else {
                         handle.tell(Move::Appended);
                         return Ok(appended);
@@ -132,14 +164,13 @@ impl Streams {
                     // One before it was not made, so nothing of it was: decide again, in its turn.
                     turn = Some(flight);
                     handle = self.successor(&handle).await?.ok_or(AppendError::NotFound)?;
-                    content = Content::new(append.body, handle.mode);
+                    content = Content::new(append.body, mode);
                     tries += 1;
                 }
                 Begun::Answered(answer, flight) => {
-                    pass(&mut turn);
                     handle.until_resolved(flight).await;
                     if handle.is_dead() {
-                        handle = self.open_to_append(key).await?;
+                        handle = self.arrive(key, whose, &mut place).await?;
                         tries += 1;
                         continue;
                     }
@@ -147,10 +178,9 @@ impl Streams {
                     return answer;
                 }
                 Begun::CloseOnly => {
-                    pass(&mut turn);
                     match self.close_alone(&handle, &append).await? {
                         Closed::Answered(answer) => return answer,
-                        Closed::Again => handle = self.open_to_append(key).await?,
+                        Closed::Again => handle = self.arrive(key, whose, &mut place).await?,
                     }
                     tries += 1;
                 }
@@ -166,16 +196,29 @@ impl Streams {
                     tries += 1;
                 }
                 Begun::Over | Begun::Dead => {
-                    let mode = handle.mode;
                     handle = self.open_to_append(key).await?;
-                    if handle.mode != mode {
-                        content = Content::new(append.body, handle.mode);
-                    }
                     tries += 1;
                 }
             }
         }
         Err(WriteError::Busy.into())
+    }
+
+    /// The handle to append over: at once, or behind those of one order that came before and wait.
+    async fn arrive<'a>(
+        &'a self,
+        key: &'a StreamKey,
+        whose: Option<&str>,
+        place: &mut Option<Place<'a>>,
+    ) -> Result<Arc<Handle>, AppendError> {
+        let handles = &self.inner.handles;
+        if let Some(handle) = handles.free(key, whose) {
+            return Ok(handle);
+        }
+        if let Some(whose) = whose {
+            *place = Some(handles.front(key, whose).await);
+        }
+        self.open_to_append(key).await
     }
 
     async fn open_to_append(&self, key: &StreamKey) -> Result<Arc<Handle>, AppendError> {
@@ -437,13 +480,6 @@ fn refused(refusal: Refusal, live: &Live, handle: &Handle) -> AppendError {
         tail: live.state.tail,
         closed: live.state.is_closed(),
         content_type: handle.content_type.clone(),
-    }
-}
-
-/// Lets the next one of a line go on.
-fn pass(turn: &mut Option<Flight>) {
-    if let Some(flight) = turn.take() {
-        flight.done();
     }
 }
 

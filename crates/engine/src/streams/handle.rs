@@ -6,7 +6,8 @@
 //! ```text
 //!            lock ─ decide ─ submit ─ unlock ─► flight ─┬─ durable: landed
 //!                                                       └─ refused: the handle is dead; in their order
-//!                                                          its flights go to the successor, then everybody
+//!                                                          its flights go to the successor, then everybody:
+//!                                                          of one producer, those who came first (`line`)
 //! ```
 //!
 //! A commit that adds no message is made alone ([`Alone`]): the store could not tell that one before it failed.

@@ -16,6 +16,7 @@ use crate::streams::Streams;
 use crate::streams::config::{Doc, TIME, stream_key, time_id};
 use crate::streams::error::OpenError;
 use crate::streams::handle::{Handle, Tip};
+use crate::streams::line::Lines;
 
 /// Maps of handles, so that look-ups do not wait for each other; a power of two.
 const SHARDS: usize = 64;
@@ -26,8 +27,9 @@ const SHARD_HANDLES: usize = 1_024;
 /// Locks of paths: against two loads, creations or deletions of one path at once; a power of two.
 const PATHS: usize = 256;
 
-struct Shard {
+pub(super) struct Shard {
     handles: HashMap<Arc<StreamKey>, Arc<Handle>>,
+    pub(super) lines: Lines,
     /// When it is next looked for those that nobody uses.
     tidy_at: usize,
 }
@@ -40,7 +42,7 @@ pub(super) struct Handles {
 
 impl Default for Handles {
     fn default() -> Self {
-        let shard = || Mutex::new(Shard { handles: HashMap::new(), tidy_at: SHARD_HANDLES });
+        let shard = || Mutex::new(Shard { handles: HashMap::new(), lines: Lines::default(), tidy_at: SHARD_HANDLES });
         Self {
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| shard()).collect(),
@@ -53,7 +55,7 @@ impl Default for Handles {
 pub(super) struct Locks<'a>(#[expect(dead_code, reason = "held, not looked at")] Vec<tokio::sync::MutexGuard<'a, ()>>);
 
 impl Handles {
-    fn shard(&self, key: &StreamKey) -> MutexGuard<'_, Shard> {
+    pub(super) fn shard(&self, key: &StreamKey) -> MutexGuard<'_, Shard> {
         let at = self.hasher.hash_one(key) as usize % SHARDS;
         // A map is whole between its calls.
         self.shards[at].lock().unwrap_or_else(PoisonError::into_inner)
@@ -61,6 +63,21 @@ impl Handles {
 
     fn get(&self, key: &StreamKey) -> Option<Arc<Handle>> {
         self.shard(key).handles.get(key).cloned()
+    }
+
+    /// The handle of a stream that lives, if no append of the same order waits.
+    pub(super) fn free(&self, key: &StreamKey, whose: Option<&str>) -> Option<Arc<Handle>> {
+        let shard = self.shard(key);
+        let handle = shard.handles.get(key).filter(|handle| !handle.is_dead())?;
+        if whose.is_some_and(|whose| !shard.lines.is_free(|| self.line_of(key, whose))) {
+            return None;
+        }
+        handle.hot.store(true, Ordering::Relaxed);
+        Some(Arc::clone(handle))
+    }
+
+    pub(super) fn line_of(&self, key: &StreamKey, whose: &str) -> u64 {
+        self.hasher.hash_one((key, whose))
     }
 
     /// Holds a handle of which nobody else has one; the caller has the path's lock.
