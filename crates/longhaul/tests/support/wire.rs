@@ -59,3 +59,38 @@ fn parse(bytes: &[u8]) -> Option<Answer> {
         .collect();
     Some(Answer { status, headers, body: bytes[end + 4..].to_vec() })
 }
+
+/// A connection that is used again and again.
+pub struct Line(TcpStream, Vec<u8>);
+
+impl Line {
+    /// `None` if nobody listens.
+    pub async fn open(address: &str) -> Option<Self> {
+        let socket = TcpStream::connect(address).await.ok()?;
+        socket.set_nodelay(true).ok()?;
+        Some(Self(socket, Vec::new()))
+    }
+
+    /// Asks and reads the answer, whose length must be told; `None` once the server is gone.
+    pub async fn ask(&mut self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
+        let mut out = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
+        for (name, value) in headers {
+            out.extend([name, ": ", value, "\r\n"]);
+        }
+        out.push_str("\r\n");
+        let mut out = out.into_bytes();
+        out.extend_from_slice(body);
+        self.0.write_all(&out).await.ok()?;
+        self.1.clear();
+        loop {
+            if self.0.read_buf(&mut self.1).await.ok()? == 0 {
+                return None;
+            }
+            let Some(answer) = parse(&self.1) else { continue };
+            let length = answer.headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+            if answer.body.len() >= length {
+                return Some(answer);
+            }
+        }
+    }
+}
