@@ -416,13 +416,31 @@ fn every_fault_of_the_table_is_shown_by_a_test_that_exists() {
         let tests: Vec<&str> = shown.split('`').skip(1).step_by(2).collect();
         assert!(reason || !tests.is_empty(), "{number} is shown by nothing and gives no reason");
         for test in tests {
-            let (file, function) = test.split_once("::").expect("file::test");
-            let (krate, file) = file.split_once('/').expect("crate/file");
-            let mut files = Vec::new();
-            test_files(&root().join("crates").join(krate), file, &mut files);
-            let head = format!("fn {function}(");
-            let there = files.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains(&head)));
-            assert!(there, "{number}: there is no test {test}");
+            assert_test(number, test);
         }
+    }
+}
+
+/// A test that a document names as `crate/file::test` is there.
+fn assert_test(place: &str, test: &str) {
+    let (file, function) = test.split_once("::").expect("file::test");
+    let (krate, file) = file.split_once('/').expect("crate/file");
+    let mut files = Vec::new();
+    test_files(&root().join("crates").join(krate), file, &mut files);
+    let head = format!("fn {function}(");
+    let there = files.iter().any(|file| std::fs::read_to_string(file).is_ok_and(|text| text.contains(&head)));
+    assert!(there, "{place}: there is no test {test}");
+}
+
+#[test]
+fn what_went_wrong_elsewhere_is_shown_by_tests_that_exist() {
+    let page = document("docs/streams.md");
+    let (_, section) = page.split_once("\n## What went wrong elsewhere\n").expect("the section");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ") && line.contains("::")).collect();
+    assert_eq!(rows.len(), 8, "eight post-mortems");
+    for test in section.split('`').skip(1).step_by(2).filter(|text| text.contains("::") && *text != "crate/file::test")
+    {
+        assert_test("docs/streams.md", test);
     }
 }

@@ -388,3 +388,33 @@ async fn two_hundred_kills_at_full_speed_lose_nothing_and_double_nothing() {
     let verified = verified.unwrap();
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stdout));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_stream_does_not_come_back_after_a_kill() {
+    let mut server = Server::start().await;
+    server.put("source", "application/json", &[]).await;
+    server.append("source", &[], "[1,2]").await;
+    server.put("fork", "application/json", &[("stream-forked-from", "source")]).await;
+    for round in 0..8 {
+        let (path, again) = (format!("gone-{round}"), format!("gone-{}", round / 2));
+        server.put(&path, "application/json", &[]).await;
+        server.append(&path, &[], "[1,2,3]").await;
+        assert_eq!(server.stream(Method::DELETE, &path, &[], "").await.status, 204);
+        if round == 3 {
+            // Kept for its fork, and not to be seen.
+            assert_eq!(server.stream(Method::DELETE, "source", &[], "").await.status, 204);
+        }
+        server.kill9();
+        server.up().await;
+        for method in [Method::GET, Method::HEAD, Method::DELETE] {
+            assert_eq!(server.stream(method, &path, &[], "").await.status, 404, "{path}");
+        }
+        let source = server.read("source").await.status;
+        assert_eq!(source, if round < 3 { 200 } else { 410 }, "round {round}");
+        assert_eq!(server.read("fork").await.text(), "[1,2]");
+        // Its name is free, and what comes under it has nothing of the old one.
+        server.put(&again, "application/json", &[]).await;
+        assert_eq!(server.read(&again).await.text(), "[]");
+        assert_eq!(server.stream(Method::DELETE, &again, &[], "").await.status, 204);
+    }
+}

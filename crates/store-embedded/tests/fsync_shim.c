@@ -1,5 +1,6 @@
 /* Makes fsync and fdatasync fail from a chosen call on. The file named by LONGHAUL_SYNCS holds how many syncs of
- * matching files are still to succeed; LONGHAUL_SYNC_MATCH says which files count. */
+ * matching files are still to succeed; LONGHAUL_SYNC_MATCH says which files count. With LONGHAUL_SYNC_ONCE one fails and
+ * those after it succeed, as where a kernel forgets the pages that it could not write. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -23,8 +24,9 @@ static int fails(int fd) {
     n = read(file, text, sizeof text - 1);
     text[n < 0 ? 0 : n] = 0;
     long left = strtol(text, NULL, 10);
-    if (left > 0) {
-        n = snprintf(text, sizeof text, "%ld      ", left - 1);
+    int once = left <= 0 && getenv("LONGHAUL_SYNC_ONCE");
+    if (left > 0 || once) {
+        n = snprintf(text, sizeof text, "%ld      ", once ? 999999 : left - 1);
         if (pwrite(file, text, n, 0) != n) left = 0;
     }
     close(file);
