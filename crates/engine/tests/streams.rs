@@ -343,6 +343,49 @@ async fn a_reader_may_begin_by_time() {
 }
 
 #[tokio::test]
+async fn a_start_keeps_the_places_in_time() {
+    let mut world = World::new().await;
+    let lifetime = Lifetime::TtlSeconds(80);
+    for path in ["appended", "used"] {
+        world.create_as(path, Create { content_type: Some(kind(TEXT)), lifetime, ..Create::default() }).await.unwrap();
+    }
+    world.clock.pass(20_000);
+    let at = Timestamp::from_unix_ms(1_795_254_000_000 + 20_000);
+    // Of the one an append is the last that is stored, of the other a look at it.
+    world.append("appended", "before").await.unwrap();
+    world.streams.open(&key("used")).await.unwrap();
+    world.killed().await;
+    for path in ["appended", "used"] {
+        world.append(path, "the same second").await.unwrap();
+    }
+    world.clock.pass(3_000);
+    for path in ["appended", "used"] {
+        world.append(path, "later").await.unwrap();
+        let reader = world.streams.open(&key(path)).await.unwrap();
+        assert_eq!(reader.since(at).await, Ok(Offset::ZERO), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_finds_no_room_leaves_nothing() {
+    let world = World::new().await;
+    world.create("b", TEXT).await;
+    let body = Bytes::from_static(b"x");
+    let append = Append { body: Some(&body), content_type: Some(TEXT), stream_seq: Some("1"), ..Append::default() };
+    let producer = Some(Producer { id: "p", epoch: 0, seq: 0 });
+    for append in [append, Append { stream_seq: None, producer, close: true, ..append }] {
+        world.store.fail_next(CommitError::Busy);
+        let busy = world.streams.append(&key("b"), append).await.unwrap_err();
+        assert_eq!(busy, AppendError::Write(WriteError::Busy));
+        let tail = world.streams.head(&key("b")).await.unwrap().tail;
+        // It is decided as if the first had never come.
+        let again = world.streams.append(&key("b"), Append { expected_tail: Some(tail), ..append }).await.unwrap();
+        assert_eq!((again.new, again.next), (true, tail.plus(1)));
+    }
+    assert_eq!(world.texts("b").await, ["x", "x"]);
+}
+
+#[tokio::test]
 async fn a_reader_that_waits_hears_of_messages_closure_and_deletion() {
     let world = World::new().await;
     world.create("w", TEXT).await;

@@ -124,6 +124,33 @@ async fn who_looks_up_a_producer_is_not_overtaken() {
 }
 
 #[tokio::test]
+async fn a_close_waits_for_what_was_sent_before_it() {
+    for fails in [false, true] {
+        let world = World::new().await;
+        world.create("s", "text/plain").await;
+        world.store.hold();
+        let append = sent(&world, "a", 0).await;
+        let close: Sent = Box::pin(world.close("s", Some(("b", 0, 0))));
+        let mut both = [append, close];
+        for _ in 0..20 {
+            assert!(poll!(&mut both[1]).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.store.held(), 1, "the close is not on its way yet");
+        if fails {
+            world.store.fail_next(CommitError::Full);
+        }
+        world.store.release();
+        let answers = answers(&mut both).await;
+        assert_eq!(answers[0].is_err(), fails);
+        let closed = answers[1].as_ref().unwrap();
+        assert_eq!((closed.new, closed.closed, closed.next.get()), (true, true, u64::from(!fails)));
+        assert_eq!(world.texts("s").await.len(), usize::from(!fails));
+        assert!(!world.close("s", Some(("b", 0, 0))).await.unwrap().new);
+    }
+}
+
+#[tokio::test]
 async fn who_gives_up_waiting_holds_up_nobody() {
     let world = World::new().await;
     world.create("s", "text/plain").await;
