@@ -6,12 +6,15 @@
 mod harbour;
 
 use std::collections::BTreeMap;
+use std::task::Poll;
 
 use bytes::Bytes;
 use harbour::{World, key, kind};
-use longhaul_engine::streams::{Append, AppendError, Create, CreateError, DeleteError, Fork, OpenError, WriteError};
-use longhaul_model::stream::{Keep, Lifetime, Offset, Producer, Refusal, StreamPath};
-use longhaul_store::{CommitError, CrashPoint, RecordKey, RecordWrite, Store as _};
+use longhaul_engine::streams::{
+    Append, AppendError, Create, CreateError, DeleteError, Fork, Happened, OpenError, Reader, WriteError,
+};
+use longhaul_model::stream::{Keep, Lifetime, Mode, Offset, Producer, Refusal, StreamPath};
+use longhaul_store::{CommitError, CrashPoint, ReadLimit, RecordKey, RecordWrite, Store as _};
 use proptest::prelude::*;
 
 const PATHS: [&str; 4] = ["a", "b/c", "d", "e"];
@@ -349,10 +352,70 @@ fn of_create(error: CreateError) -> Answer {
     }
 }
 
+/// Somebody who follows a stream from where it began when it was first seen, and goes on where it was after a kill.
+#[derive(Default)]
+struct Follower {
+    path: usize,
+    reader: Option<Reader>,
+    from: usize,
+    at: u64,
+    seen: Vec<u8>,
+    spans: bool,
+}
+
+impl Follower {
+    /// What happens next, if anything does.
+    async fn happened(&mut self, world: &World) -> Option<Happened> {
+        if self.reader.is_none() {
+            self.reader = Some(world.streams.open(&key(PATHS[self.path])).await.expect("it is there"));
+        }
+        let reader = self.reader.as_mut()?;
+        let mut waiting = std::pin::pin!(reader.wait(Offset::new(self.at)));
+        // What it does by itself is done after a few turns.
+        for _ in 0..16 {
+            if let Poll::Ready(happened) = futures_util::poll!(&mut waiting) {
+                return Some(happened.expect("a store that answers"));
+            }
+            tokio::task::yield_now().await;
+        }
+        None
+    }
+
+    /// Takes what there is, by pages and by spans in turn; answers whether it came to the end of a closed stream.
+    async fn catch_up(&mut self, world: &World) -> bool {
+        loop {
+            match self.happened(world).await {
+                None => return false,
+                Some(Happened::Closed) => return true,
+                Some(Happened::Deleted) => panic!("{} is there", PATHS[self.path]),
+                Some(Happened::Messages) => {}
+            }
+            let (reader, at) = (self.reader.as_ref().expect("it waited"), Offset::new(self.at));
+            self.spans = !self.spans;
+            self.at = if self.spans {
+                let span = reader.read_span(at, 8).await.expect("a span");
+                self.seen.extend(span.body.iter().flatten());
+                span.next
+            } else {
+                let page = reader.read(at, ReadLimit { events_max: 1, bytes_max: 1 }).await.expect("a page");
+                let newline = reader.info().await.expect("it is there").mode == Mode::Json;
+                for message in page.messages {
+                    self.seen.extend(&message[..]);
+                    self.seen.extend(newline.then_some(b'\n'));
+                }
+                page.next
+            }
+            .get();
+        }
+    }
+}
+
 struct Test {
     world: World,
     model: Model,
     mark: u64,
+    /// By the model's number of their stream.
+    followers: BTreeMap<u64, Follower>,
 }
 
 impl Test {
@@ -501,7 +564,7 @@ impl Test {
                 let (answer, expected, after) = self.perform(op).await;
                 let died = self.world.store.is_closed();
                 assert!(died || answer == expected, "{op:?}: {answer:?} is not {expected:?}");
-                self.world.killed().await;
+                self.killed().await;
                 if answer == expected {
                     self.model = after;
                 } else if *durable && expected == Answer::New && *commits == 0 {
@@ -514,7 +577,7 @@ impl Test {
                 self.repeat().await;
             }
             Step::Kill => {
-                self.world.killed().await;
+                self.killed().await;
                 self.model.killed();
                 self.repeat().await;
             }
@@ -584,6 +647,38 @@ impl Test {
         }
     }
 
+    /// As after a kill: whoever followed comes back to the next server.
+    async fn killed(&mut self) {
+        self.world.killed().await;
+        for follower in self.followers.values_mut() {
+            follower.reader = None;
+        }
+    }
+
+    /// Whoever follows a stream sees each message once, in order, and its end.
+    async fn follow(&mut self) {
+        let mut followers = std::mem::take(&mut self.followers);
+        for (path, name) in PATHS.iter().enumerate() {
+            let Ok(stream) = self.model.live(path) else { continue };
+            let mut follower = followers.remove(&stream.id).unwrap_or_else(|| Follower {
+                path,
+                from: stream.earliest,
+                at: stream.earliest as u64,
+                ..Follower::default()
+            });
+            assert_eq!(follower.catch_up(&self.world).await, stream.closed, "{name}");
+            let newline: &[u8] = if stream.json { b"\n" } else { b"" };
+            let sent: Vec<u8> = stream.messages[follower.from..].iter().flat_map(|m| [m, newline].concat()).collect();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert_eq!(text(&follower.seen), text(&sent), "{name}");
+            self.followers.insert(stream.id, follower);
+        }
+        // What is left is of streams that are no more.
+        for mut follower in followers.into_values().filter(|follower| follower.reader.is_some()) {
+            assert_eq!(follower.happened(&self.world).await, Some(Happened::Deleted), "{}", PATHS[follower.path]);
+        }
+    }
+
     /// Every way of reading shows what the model has.
     async fn observe(&mut self) {
         for (at, path) in PATHS.iter().enumerate() {
@@ -613,7 +708,11 @@ impl Test {
             assert_eq!(String::from_utf8(self.world.bytes(path).await).expect("text"), whole, "{path}");
             for after in earliest..=tail {
                 let (texts, _) = self.world.read(path, after).await.expect(path);
-                assert_eq!(texts, kept[(after - earliest) as usize..], "{path} after {after}");
+                let rest = &kept[(after - earliest) as usize..];
+                assert_eq!(texts, rest, "{path} after {after}");
+                let whole: String = rest.iter().map(|text| format!("{text}{newline}")).collect();
+                let bytes = self.world.bytes_after(path, after).await;
+                assert_eq!(String::from_utf8(bytes).expect("text"), whole, "{path} after {after}");
             }
             if earliest > 0 {
                 assert!(self.world.read(path, earliest - 1).await.is_err());
@@ -643,10 +742,11 @@ impl Test {
 fn check(steps: &[Step]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     runtime.block_on(async {
-        let mut test = Test { world: World::new().await, model: Model::default(), mark: 0 };
+        let mut test = Test { world: World::new().await, model: Model::default(), mark: 0, followers: BTreeMap::new() };
         for step in steps {
             test.step(step).await;
             test.observe().await;
+            test.follow().await;
         }
         test.end().await;
     });

@@ -122,8 +122,13 @@ impl World {
 
     /// The same by spans of few bytes; JSON messages have a newline after each.
     pub async fn bytes(&self, path: &str) -> Vec<u8> {
+        let earliest = self.streams.head(&key(path)).await.expect(path).earliest;
+        self.bytes_after(path, earliest.get()).await
+    }
+
+    pub async fn bytes_after(&self, path: &str, after: u64) -> Vec<u8> {
         let reader = self.streams.open(&key(path)).await.expect(path);
-        let mut after = reader.info().await.expect(path).earliest;
+        let mut after = Offset::new(after);
         let mut all = Vec::new();
         loop {
             let span = reader.read_span(after, 16).await.expect(path);
