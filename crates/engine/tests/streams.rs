@@ -343,6 +343,23 @@ async fn a_reader_may_begin_by_time() {
 }
 
 #[tokio::test]
+async fn who_waits_does_not_bring_back_what_is_over() {
+    let world = World::new().await;
+    world.create_as("o", Create { lifetime: Lifetime::TtlSeconds(10), ..Create::default() }).await.unwrap();
+    let mut reader = world.streams.open(&key("o")).await.unwrap();
+    world.clock.pass(10_000);
+    {
+        let mut waiting = std::pin::pin!(reader.wait(Offset::ZERO));
+        for _ in 0..20 {
+            assert!(futures_util::poll!(&mut waiting).is_pending());
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(world.streams.head(&key("o")).await.unwrap_err(), OpenError::NotFound);
+    assert_eq!(reader.wait(Offset::ZERO).await, Ok(Happened::Deleted));
+}
+
+#[tokio::test]
 async fn a_start_keeps_the_places_in_time() {
     let mut world = World::new().await;
     let lifetime = Lifetime::TtlSeconds(80);

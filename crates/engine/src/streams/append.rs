@@ -422,6 +422,10 @@ impl Streams {
         let now = self.now();
         let stored = {
             let mut live = handle.live();
+            if live.ends(handle.doc.lifetime).is_some_and(|end| end <= now) {
+                // It is over, though nobody has removed it yet.
+                return;
+            }
             live.used_at = live.used_at.max(now);
             live.state.used_at
         };
