@@ -25,7 +25,7 @@ const WRITERS: [&str; 8] = ["plain-0", "plain-0", "plain-0", "plain-1", "plain-1
 const CLOSERS: usize = 2;
 
 /// Appends of a stream that is to be closed.
-const APPENDS: u64 = 25;
+const APPENDS: u64 = 15;
 
 /// Of so many forks one stays.
 const FORKS: usize = 8;
@@ -312,6 +312,9 @@ async fn look(server: &mut Server, writers: &[Writer], forker: &Forker, shared: 
         let own = whole(server, path).await.0;
         assert_eq!(own, source[..own.len()], "{path}");
     }
+    // The one that was being made or deleted at the last kill.
+    let open = server.stream(Method::DELETE, &format!("fork-{}", forker.made), &[], "").await.status;
+    assert!(matches!(open, 204 | 404), "{open}");
     // The source counts its forks: it stays until the last of them goes, and no longer.
     assert_eq!(server.stream(Method::DELETE, "plain-0", &[], "").await.status, 204);
     for path in &forker.stay {
@@ -382,7 +385,7 @@ async fn two_hundred_kills_at_full_speed_lose_nothing_and_double_nothing() {
     let messages = look(&mut server, &writers, &forker, shared).await;
     println!("seed {SEED:#x}, {KILLS} kills, {messages} messages, {counts:?}, {:?}", began.elapsed());
     assert!(counts.again > KILLS * 8 && counts.was_stored > 0 && counts.was_not > 0 && counts.left > 0, "{counts:?}");
-    assert!(counts.closed > 20 && counts.forks > 100, "{counts:?}");
+    assert!(counts.closed > 5 && counts.forks > 10, "{counts:?}");
     server.kill9();
     let verified = std::process::Command::new(LONGHAUL).arg("--data-dir").arg(server.data()).arg("verify").output();
     let verified = verified.unwrap();
