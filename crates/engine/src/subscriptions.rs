@@ -12,6 +12,7 @@ mod moves;
 mod records;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -83,6 +84,8 @@ pub struct Options {
     pub streams: Streams,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The file of their keys, made when it is first needed.
+    pub keys: PathBuf,
     /// Who calls webhooks.
     pub courier: Arc<dyn Courier>,
 }
@@ -189,7 +192,7 @@ impl Inner {
     }
 
     async fn keys(&self) -> Result<&Keys, WriteError> {
-        self.keys.get_or_try_init(|| Keys::load(&*self.options.store)).await
+        self.keys.get_or_try_init(|| Keys::load(self.options.keys.clone())).await
     }
 
     /// Makes a subscription known: from now on it hears of its streams.

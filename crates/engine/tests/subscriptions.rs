@@ -63,6 +63,7 @@ impl Courier for Hook {
 }
 
 struct Post {
+    dir: tempfile::TempDir,
     world: World,
     hook: Arc<Hook>,
     subs: Subscriptions,
@@ -90,11 +91,12 @@ fn path(text: &str) -> StreamPath {
     StreamPath::parse(text).unwrap()
 }
 
-async fn start(world: &World, hook: &Arc<Hook>) -> Result<Subscriptions, WriteError> {
+async fn start(dir: &std::path::Path, world: &World, hook: &Arc<Hook>) -> Result<Subscriptions, WriteError> {
     let options = Options {
         store: Arc::new(world.store.clone()),
         streams: world.streams.clone(),
         clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+        keys: dir.join("keys"),
         courier: Arc::clone(hook) as Arc<dyn Courier>,
     };
     Subscriptions::start(options).await
@@ -116,15 +118,16 @@ impl Post {
     async fn new() -> Self {
         let world = World::new().await;
         let hook = Arc::new(Hook::default());
-        let subs = start(&world, &hook).await.unwrap();
-        Self { world, hook, subs }
+        let dir = tempfile::tempdir().unwrap();
+        let subs = start(dir.path(), &world, &hook).await.unwrap();
+        Self { dir, world, hook, subs }
     }
 
     /// As after a kill. What a later crash interrupts is started again.
     async fn killed(&mut self) {
         self.subs.close().await;
         self.world.killed().await;
-        self.subs = start(&self.world, &self.hook).await.unwrap();
+        self.subs = start(self.dir.path(), &self.world, &self.hook).await.unwrap();
     }
 
     async fn subscribe(&self, id: &str, config: Config) -> Result<(View, bool), SubscribeError> {

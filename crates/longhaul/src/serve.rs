@@ -40,6 +40,9 @@ pub use upgrade::{Next, Preflight, Refused, Upgrades};
 /// The address of a server that is told none: the Durable Streams port.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:4437";
 
+/// The file in the data directory that holds the keys of subscriptions. No backup takes it along.
+const SUBSCRIPTION_KEYS: &str = "subscription-keys";
+
 /// How long open requests may take to end once the server drains.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -301,7 +304,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
     let streams = streams(&engine, Arc::clone(&store)).await?;
-    let subscriptions = subscriptions(&streams, Arc::clone(&store)).await?;
+    let subscriptions = subscriptions(&streams, Arc::clone(&store), &options.data_dir).await?;
     let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
     let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
@@ -453,11 +456,16 @@ fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
 }
 
 /// The subscriptions to streams, taken over by this start of the server.
-async fn subscriptions(streams: &Streams, store: Arc<EmbeddedStore>) -> Result<Subscriptions, ServeError> {
+async fn subscriptions(
+    streams: &Streams,
+    store: Arc<EmbeddedStore>,
+    data_dir: &Path,
+) -> Result<Subscriptions, ServeError> {
     let options = longhaul_engine::subscriptions::Options {
         store,
         streams: streams.clone(),
         clock: Arc::new(SystemClock),
+        keys: data_dir.join(SUBSCRIPTION_KEYS),
         courier: Arc::new(crate::webhook::Webhooks::default()),
     };
     Subscriptions::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
