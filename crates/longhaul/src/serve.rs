@@ -63,6 +63,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Whose pages may use the server besides its own.
     pub allowed_origins: Vec<http::Origin>,
+    /// Where others reach the server, if that is not where it is called.
+    pub public_url: Option<http::Origin>,
     /// How long a long poll of a stream waits.
     pub long_poll: Duration,
     /// Log as JSON.
@@ -304,7 +306,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
     let streams = streams(&engine, Arc::clone(&store)).await?;
-    let subscriptions = subscriptions(&streams, Arc::clone(&store), &options.data_dir).await?;
+    let subscriptions = subscriptions(&streams, Arc::clone(&store), options).await?;
     let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
     let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
@@ -318,6 +320,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
         long_poll: options.long_poll,
+        public_url: options.public_url.clone(),
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,
@@ -459,14 +462,14 @@ fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
 async fn subscriptions(
     streams: &Streams,
     store: Arc<EmbeddedStore>,
-    data_dir: &Path,
+    serve: &Options,
 ) -> Result<Subscriptions, ServeError> {
     let options = longhaul_engine::subscriptions::Options {
         store,
         streams: streams.clone(),
         clock: Arc::new(SystemClock),
-        keys: data_dir.join(SUBSCRIPTION_KEYS),
-        courier: Arc::new(crate::webhook::Webhooks::default()),
+        keys: serve.data_dir.join(SUBSCRIPTION_KEYS),
+        courier: Arc::new(crate::webhook::Webhooks::new(serve.public_url.clone())),
     };
     Subscriptions::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
 }
