@@ -179,6 +179,21 @@ impl Post {
         tokio::time::timeout(Duration::from_secs(20), told).await.expect("a wake is told")
     }
 
+    /// Makes a stream, and so many others at once that its note is lost: whoever hands notes out has its turn when all of
+    /// them have had theirs.
+    async fn burst(&self, path: &str) {
+        let make = |path: String| {
+            let streams = self.world.streams.clone();
+            let create = Create { content_type: Some(ContentType::parse(JSON).unwrap()), ..Create::default() };
+            tokio::spawn(async move { streams.create(&key(&path), create).await })
+        };
+        let others = (0..2_000).map(|at| make(format!("x/{at}")));
+        let made: Vec<_> = [make(path.to_owned())].into_iter().chain(others).collect();
+        for one in made {
+            one.await.unwrap().unwrap();
+        }
+    }
+
     /// The events of the wake stream: generations and ids.
     async fn events(&self) -> Vec<u64> {
         generations(&self.world.texts("w").await)
@@ -530,16 +545,7 @@ async fn a_wake_waits_for_its_wake_stream_even_if_nobody_heard_of_it() {
     // A question is answered after what was due: by the second one it has looked for the wake stream.
     post.show("s").await;
     // The note of the wake stream is lost behind more than a slow reader is given.
-    // All of them at once: whoever hands notes out has its turn when they have had theirs.
-    let make = |path: String| {
-        let streams = post.world.streams.clone();
-        let create = Create { content_type: Some(ContentType::parse(JSON).unwrap()), ..Create::default() };
-        tokio::spawn(async move { streams.create(&key(&path), create).await })
-    };
-    let made: Vec<_> = [make("w".to_owned())].into_iter().chain((0..2_000).map(|at| make(format!("x/{at}")))).collect();
-    for one in made {
-        one.await.unwrap().unwrap();
-    }
+    post.burst("w").await;
     assert!(post.is_told().await);
 }
 
@@ -554,6 +560,10 @@ async fn a_wake_stream_that_is_made_again_is_told_again() {
     post.world.streams.delete(&key("w")).await.unwrap();
     post.world.create("w", JSON).await;
     until("the event again", async || (post.events().await == [1]).then_some(())).await;
+    // And so it is if nobody heard of it.
+    post.world.streams.delete(&key("w")).await.unwrap();
+    post.burst("w").await;
+    until("the event once more", async || (post.events().await == [1]).then_some(())).await;
     post.claim("s").await.unwrap();
 }
 

@@ -91,6 +91,8 @@ pub(super) struct Actor {
     unheard: bool,
     /// What the webhook's last failure was.
     failure: Option<String>,
+    /// Whether it was said that there are too many streams.
+    full: bool,
     /// The store must be read again.
     stale: bool,
     again: Option<Instant>,
@@ -116,6 +118,7 @@ impl Actor {
             offered_in: None,
             unheard: false,
             failure: None,
+            full: false,
             stale: true,
             again: None,
         }
@@ -188,8 +191,9 @@ impl Actor {
             self.stale = true;
             self.load().await?;
             self.stale = false;
-            // The note of the wake stream may have been among what was missed.
-            self.unheard = false;
+            // The note of the wake stream may have been among what was missed: that it is there, or there again. What it has
+            // it does not take twice.
+            (self.unheard, self.offered) = (false, 0);
         }
         for (path, seen) in dirty.streams {
             if let Err(error) = self.hear(&path, seen).await {
@@ -215,8 +219,9 @@ impl Actor {
         let seen = if same { seen } else { self.inner.seen(&self.key, path).await? };
         let matched = self.head.config.matches(path);
         let leaves = seen.is_none() && self.links.would_leave(path);
-        if !self.links.see(path, seen, matched) {
-            tracing::warn!(subscription = %self.key, %path, "the subscription follows as many streams as one may");
+        if !self.links.see(path, seen, matched) && !std::mem::replace(&mut self.full, true) {
+            let text = "the subscription follows as many streams as one may, and those that come now not";
+            tracing::warn!(subscription = %self.key, %path, text);
         }
         if leaves {
             let record = records::remove(records::link_key(&self.head.uid, path));
