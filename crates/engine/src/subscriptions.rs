@@ -12,6 +12,8 @@ mod moves;
 mod records;
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -32,6 +34,9 @@ pub use error::{AskError, SubscribeError};
 pub use keys::Keys;
 use moves::{Barrier, Post};
 use records::Record;
+
+/// How long nobody looks for what is left of deleted subscriptions.
+const LOOK_MS: u64 = 3_600_000;
 
 /// A request to a webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +88,8 @@ pub struct Options {
     pub streams: Streams,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The file of their keys, made when it is first needed.
+    pub keys: PathBuf,
     /// Who calls webhooks.
     pub courier: Arc<dyn Courier>,
 }
@@ -158,6 +165,8 @@ struct Inner {
     barriers: mpsc::Sender<Barrier>,
     /// One at a time makes or deletes a subscription.
     changing: tokio::sync::Mutex<()>,
+    /// When somebody last looked for what is left of deleted ones, in unix milliseconds.
+    looked_at: AtomicI64,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -189,7 +198,7 @@ impl Inner {
     }
 
     async fn keys(&self) -> Result<&Keys, WriteError> {
-        self.keys.get_or_try_init(|| Keys::load(&*self.options.store)).await
+        self.keys.get_or_try_init(|| Keys::load(self.options.keys.clone())).await
     }
 
     /// Makes a subscription known: from now on it hears of its streams.
@@ -237,17 +246,18 @@ impl Subscriptions {
             posts: RwLock::default(),
             barriers,
             changing: tokio::sync::Mutex::default(),
+            looked_at: AtomicI64::new(0),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         let mut actors = Vec::new();
         let mut after = String::new();
         loop {
-            let page = inner.options.store.records_after(records::HEAD, "", &after, records::PAGE).await?;
-            let full = page.len() == records::PAGE;
+            let page = inner.options.store.records_after(records::HEAD, "", &after, records::HEADS_PAGE).await?;
+            let full = page.len() == records::HEADS_PAGE;
             for (record, value) in page {
                 after.clone_from(&record.id);
-                inner.take_over(record, &value, &mut actors).await?;
+                inner.take_over(&record, &value, &mut actors)?;
             }
             if !full {
                 break;
@@ -273,6 +283,10 @@ impl Subscriptions {
         let swept = records::sweep(&*inner.options.store, is_there).await;
         if let Err(error) = swept {
             tracing::warn!(%error, "links of deleted subscriptions are left over until the next start");
+        }
+        let _alone = inner.changing.lock().await;
+        if let Err(error) = inner.sweep_gone().await {
+            tracing::warn!(%error, "what is left of deleted subscriptions was not looked through");
         }
     }
 
@@ -372,6 +386,9 @@ impl Subscriptions {
             // It is over; what is left of it now, the next start removes.
             if let Err(error) = records::forget(&*inner.options.store, &uid).await {
                 tracing::warn!(%error, "links of a deleted subscription are left over until the next start");
+            }
+            if let Err(error) = inner.sweep_gone().await {
+                tracing::warn!(%error, "what is left of deleted subscriptions was not looked through");
             }
             Ok(())
         };
@@ -507,26 +524,48 @@ fn write_error(error: AskError) -> WriteError {
 
 impl Inner {
     /// Takes over what one record tells of.
-    async fn take_over(
+    fn take_over(
         self: &Arc<Self>,
-        record: RecordKey,
+        record: &RecordKey,
         value: &[u8],
         actors: &mut Vec<Actor>,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), StoreError> {
         let Some(key) = SubscriptionKey::from_text(&record.id) else { return Ok(()) };
-        match Record::decode(&record.id, value)? {
-            Record::Head(head) => {
-                let (post, asks) = self.register(&key, &head);
-                actors.push(Actor::new(Arc::clone(self), key, post, *head, asks));
-            }
-            Record::Gone(gone) => {
-                let age = self.now().unix_ms().saturating_sub(gone.at.unix_ms());
-                if u128::from(age.max(0).unsigned_abs()) > limits::SUBSCRIPTION_TOMBSTONE.as_millis() {
-                    records::write(&*self.options.store, vec![records::remove(record)]).await?;
-                }
-            }
+        if let Record::Head(head) = Record::decode(&record.id, value)? {
+            let (post, asks) = self.register(&key, &head);
+            actors.push(Actor::new(Arc::clone(self), key, post, *head, asks));
         }
         Ok(())
+    }
+
+    /// Removes what was left long ago of subscriptions that were deleted, if nobody looked for an hour. Only deletions leave
+    /// anything, so only they look. Whoever calls it changes subscriptions alone.
+    async fn sweep_gone(&self) -> Result<(), WriteError> {
+        let now = self.now().unix_ms();
+        let looked = self.looked_at.swap(now, Ordering::Relaxed);
+        if now.saturating_sub(looked).unsigned_abs() < LOOK_MS {
+            self.looked_at.store(looked, Ordering::Relaxed);
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let page = self.options.store.records_after(records::HEAD, "", &after, records::HEADS_PAGE).await?;
+            let full = page.len() == records::HEADS_PAGE;
+            let mut left = Vec::new();
+            for (record, value) in page {
+                after.clone_from(&record.id);
+                if let Record::Gone(gone) = Record::decode(&record.id, &value)? {
+                    let age = now.saturating_sub(gone.at.unix_ms()).max(0).unsigned_abs();
+                    if u128::from(age) > limits::SUBSCRIPTION_TOMBSTONE.as_millis() {
+                        left.push(records::remove(record));
+                    }
+                }
+            }
+            records::write(&*self.options.store, left).await?;
+            if !full {
+                return Ok(());
+            }
+        }
     }
 
     /// The last generation of a subscription that had this id.

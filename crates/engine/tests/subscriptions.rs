@@ -3,23 +3,24 @@
 
 mod harbour;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use harbour::{World, key};
-use longhaul_engine::streams::{Append, WriteError};
+use longhaul_engine::streams::{Append, Create, WriteError};
 use longhaul_engine::subscriptions::{
     Answer, AskError, Call, Claimed, Courier, Options, Progress, SubscribeError, Subscriptions, View,
 };
 use longhaul_model::ProjectId;
 use longhaul_model::limits;
 use longhaul_model::stream::subscription::{Config, Kind, Refusal, SubscriptionId, SubscriptionKey};
-use longhaul_model::stream::{Offset, Producer, StreamPath};
+use longhaul_model::stream::{ContentType, Offset, Producer, StreamPath};
 use longhaul_model::time::Clock;
 use longhaul_store::{BoxFuture, CrashPoint};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 const JSON: &str = "application/json";
 const LEASE: i64 = 1_000;
@@ -30,6 +31,8 @@ struct Hook {
     calls: Mutex<Vec<Value>>,
     answers: Mutex<Vec<Result<Answer, String>>>,
     usual: Mutex<Option<Answer>>,
+    /// While it is there, answers wait for permits of it.
+    gate: Mutex<Option<Arc<Semaphore>>>,
 }
 
 fn ok(body: &'static str) -> Answer {
@@ -39,6 +42,13 @@ fn ok(body: &'static str) -> Answer {
 impl Hook {
     fn calls(&self) -> Vec<Value> {
         self.calls.lock().unwrap().clone()
+    }
+
+    /// From now on answers wait.
+    fn shut(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        gate
     }
 }
 
@@ -51,6 +61,10 @@ impl Courier for Hook {
         Box::pin(async move {
             assert!(sign(&call.body).starts_with("t="));
             self.calls.lock().unwrap().push(serde_json::from_slice(&call.body).unwrap());
+            let gate = { self.gate.lock().unwrap().clone() };
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
             let next = { self.answers.lock().unwrap().pop() };
             let usual = { self.usual.lock().unwrap().clone() };
             next.unwrap_or_else(|| usual.ok_or_else(|| "nobody is there".to_owned()))
@@ -63,6 +77,7 @@ impl Courier for Hook {
 }
 
 struct Post {
+    dir: tempfile::TempDir,
     world: World,
     hook: Arc<Hook>,
     subs: Subscriptions,
@@ -90,11 +105,12 @@ fn path(text: &str) -> StreamPath {
     StreamPath::parse(text).unwrap()
 }
 
-async fn start(world: &World, hook: &Arc<Hook>) -> Result<Subscriptions, WriteError> {
+async fn start(dir: &std::path::Path, world: &World, hook: &Arc<Hook>) -> Result<Subscriptions, WriteError> {
     let options = Options {
         store: Arc::new(world.store.clone()),
         streams: world.streams.clone(),
         clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+        keys: dir.join("keys"),
         courier: Arc::clone(hook) as Arc<dyn Courier>,
     };
     Subscriptions::start(options).await
@@ -116,15 +132,16 @@ impl Post {
     async fn new() -> Self {
         let world = World::new().await;
         let hook = Arc::new(Hook::default());
-        let subs = start(&world, &hook).await.unwrap();
-        Self { world, hook, subs }
+        let dir = tempfile::tempdir().unwrap();
+        let subs = start(dir.path(), &world, &hook).await.unwrap();
+        Self { dir, world, hook, subs }
     }
 
     /// As after a kill. What a later crash interrupts is started again.
     async fn killed(&mut self) {
         self.subs.close().await;
         self.world.killed().await;
-        self.subs = start(&self.world, &self.hook).await.unwrap();
+        self.subs = start(self.dir.path(), &self.world, &self.hook).await.unwrap();
     }
 
     async fn subscribe(&self, id: &str, config: Config) -> Result<(View, bool), SubscribeError> {
@@ -160,6 +177,21 @@ impl Post {
             false
         };
         tokio::time::timeout(Duration::from_secs(20), told).await.expect("a wake is told")
+    }
+
+    /// Makes a stream, and so many others at once that its note is lost: whoever hands notes out has its turn when all of
+    /// them have had theirs.
+    async fn burst(&self, path: &str) {
+        let make = |path: String| {
+            let streams = self.world.streams.clone();
+            let create = Create { content_type: Some(ContentType::parse(JSON).unwrap()), ..Create::default() };
+            tokio::spawn(async move { streams.create(&key(&path), create).await })
+        };
+        let others = (0..2_000).map(|at| make(format!("x/{at}")));
+        let made: Vec<_> = [make(path.to_owned())].into_iter().chain(others).collect();
+        for one in made {
+            one.await.unwrap().unwrap();
+        }
     }
 
     /// The events of the wake stream: generations and ids.
@@ -237,7 +269,21 @@ async fn a_deleted_subscription_is_over_and_leaves_its_count() {
     post.subs.delete(&name("s")).await.unwrap();
     post.world.clock.pass(limits::SUBSCRIPTION_TOMBSTONE.as_millis() as i64 + 1);
     post.killed().await;
-    assert!(post.world.records("sub").await.is_empty(), "nothing is left for ever");
+    until("nothing to be left for ever", async || post.world.records("sub").await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_is_left_of_deleted_subscriptions_goes_while_the_server_runs() {
+    let post = Post::new().await;
+    for id in ["a", "b", "stays"] {
+        post.subscribe(id, pull()).await.unwrap();
+    }
+    post.subs.delete(&name("a")).await.unwrap();
+    post.world.clock.pass(limits::SUBSCRIPTION_TOMBSTONE.as_millis() as i64 + 1);
+    post.subs.delete(&name("b")).await.unwrap();
+    let left: Vec<String> = post.world.records("sub").await.into_iter().map(|record| record.id).collect();
+    assert_eq!(left, ["default/b", "default/stays"]);
+    assert_eq!(post.show("stays").await.head.generation, 0);
 }
 
 #[tokio::test]
@@ -487,4 +533,191 @@ async fn a_store_that_is_busy_is_asked_again() {
     post.world.store.fail_next(longhaul_store::CommitError::Full);
     assert_eq!(post.claim("s").await.unwrap_err(), AskError::Write(WriteError::Full));
     assert_eq!(post.claim("s").await.unwrap().generation, 1);
+}
+
+#[tokio::test]
+async fn a_wake_waits_for_its_wake_stream_even_if_nobody_heard_of_it() {
+    let post = Post::new().await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    until("the wake", async || (post.show("s").await.head.phase.name() == "offered").then_some(())).await;
+    // A question is answered after what was due: by the second one it has looked for the wake stream.
+    post.show("s").await;
+    // The note of the wake stream is lost behind more than a slow reader is given.
+    post.burst("w").await;
+    assert!(post.is_told().await);
+}
+
+#[tokio::test]
+async fn a_wake_stream_that_is_made_again_is_told_again() {
+    let post = Post::new().await;
+    post.world.create("w", JSON).await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    assert!(post.is_told().await);
+    post.world.streams.delete(&key("w")).await.unwrap();
+    post.world.create("w", JSON).await;
+    until("the event again", async || (post.events().await == [1]).then_some(())).await;
+    // And so it is if nobody heard of it.
+    post.world.streams.delete(&key("w")).await.unwrap();
+    post.burst("w").await;
+    until("the event once more", async || (post.events().await == [1]).then_some(())).await;
+    post.claim("s").await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_that_no_answered_call_told_of() {
+    let post = Post::new().await;
+    let mut asked = webhook();
+    asked.lease_ttl_ms = 600_000;
+    post.subscribe("s", asked).await.unwrap();
+    let gate = post.hook.shut();
+    *post.hook.answers.lock().unwrap() = vec![Err("nobody is there".to_owned()), Ok(ok("{\"done\":true}"))];
+    for at in 999..2_100 {
+        post.world.create(&format!("e/{at:04}"), JSON).await;
+        post.world.append(&format!("e/{at:04}"), "1").await.unwrap();
+        until("the first call", async || (post.hook.calls().len() == 1).then_some(())).await;
+    }
+    // What came during the first call, or as much of it as one wake tells of, is in the second, which fails.
+    gate.add_permits(2);
+    until("its failure", async || post.show("s").await.head.retry).await;
+    // What comes between the calls stands before all that the wake tells of.
+    for at in 0..500 {
+        post.world.create(&format!("e/{at:04}"), JSON).await;
+        post.world.append(&format!("e/{at:04}"), "1").await.unwrap();
+    }
+    *post.hook.usual.lock().unwrap() = Some(ok("{\"done\":true}"));
+    gate.add_permits(1_000);
+    post.world.clock.pass(1_200);
+    until("all acks", async || {
+        let view = post.show("s").await;
+        (view.streams_total == 1_601 && view.streams.iter().all(|s| s.acked == s.tail)).then_some(())
+    })
+    .await;
+    let calls = post.hook.calls();
+    let told = |call: &Value| -> Vec<String> {
+        let streams = call["streams"].as_array().unwrap().iter().filter(|s| s["has_pending"] == true);
+        streams.map(|s| s["path"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(told(&calls[1]).len(), limits::SUBSCRIPTION_TOLD_MAX);
+    let answered: BTreeSet<String> = calls[..1].iter().chain(&calls[2..]).flat_map(told).collect();
+    assert_eq!(answered.len(), 1_601, "each was told of in a call that was answered");
+}
+
+#[tokio::test]
+async fn a_webhook_is_called_once_at_a_time_and_what_comes_meanwhile_is_the_next_wake() {
+    let post = Post::new().await;
+    *post.hook.usual.lock().unwrap() = Some(ok("{\"done\":true}"));
+    let gate = post.hook.shut();
+    post.subscribe("s", webhook()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    until("the call", async || (post.hook.calls().len() == 1).then_some(())).await;
+    post.world.append("e/1", "2").await.unwrap();
+    // Longer than its lease: whoever is being called is not called for the same a second time.
+    post.world.clock.pass(3 * LEASE);
+    let view = post.show("s").await;
+    assert_eq!((view.head.generation, view.head.phase.name(), post.hook.calls().len()), (1, "calling", 1));
+    gate.add_permits(1);
+    until("the next call", async || (post.hook.calls().len() == 2).then_some(())).await;
+    let view = post.show("s").await;
+    assert_eq!(
+        (view.head.generation, view.streams[0].acked, view.streams[0].tail),
+        (2, Offset::new(1), Offset::new(2))
+    );
+    gate.add_permits(1);
+    until("the ack", async || (post.acked("s", "e/1").await == 2).then_some(())).await;
+    assert_eq!(post.hook.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_subscription_that_is_deleted_while_it_is_called_stays_deleted() {
+    let mut post = Post::new().await;
+    *post.hook.usual.lock().unwrap() = Some(ok("{\"done\":true}"));
+    let gate = post.hook.shut();
+    post.subscribe("s", webhook()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    until("the call", async || (post.hook.calls().len() == 1).then_some(())).await;
+    let call = post.hook.calls().remove(0);
+    post.subs.delete(&name("s")).await.unwrap();
+    // One of the same id is another one, to which neither the late answer nor the late token belongs.
+    post.subscribe("s", webhook()).await.unwrap();
+    gate.add_permits(1);
+    let progress = Progress {
+        wake_id: call["wake_id"].as_str().map(str::to_owned),
+        generation: call["generation"].as_u64(),
+        acks: vec![("e/1".to_owned(), call["streams"][0]["tail_offset"].as_str().unwrap().to_owned())],
+        done: true,
+    };
+    let token = call["callback_token"].as_str().unwrap();
+    let late = post.subs.ack(&name("s"), Kind::Webhook, token, progress).await;
+    assert_eq!(late.unwrap_err(), AskError::TokenInvalid);
+    let view = post.show("s").await;
+    assert_eq!((view.head.generation, view.head.phase.name()), (1, "idle"), "it goes on counting");
+    post.subs.delete(&name("s")).await.unwrap();
+    post.killed().await;
+    assert_eq!(post.subs.show(&name("s")).await.unwrap_err(), AskError::NotFound);
+    assert_eq!((post.hook.calls().len(), post.world.records("sub_link").await.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_workers_one_has_the_claim() {
+    let post = Post::new().await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    for round in 1..=20 {
+        post.world.append("e/1", "1").await.unwrap();
+        let claims: Vec<_> = (0..8)
+            .map(|worker| {
+                let subs = post.subs.clone();
+                tokio::spawn(async move { subs.claim(&name("s"), format!("worker-{worker}")).await })
+            })
+            .collect();
+        let mut granted = Vec::new();
+        for claim in claims {
+            match claim.await.unwrap() {
+                Ok(claimed) => granted.push(claimed),
+                Err(AskError::Refused(Refusal::AlreadyClaimed { generation, .. })) => assert_eq!(generation, round),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(granted.len(), 1, "one has it");
+        assert_eq!(granted[0].generation, round);
+        let all = progress(&granted[0], true);
+        assert_eq!(post.subs.ack(&name("s"), Kind::PullWake, &granted[0].token, all).await, Ok(false));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_over_goes_to_another_worker_over_a_restart() {
+    let mut post = Post::new().await;
+    post.subscribe("s", pull()).await.unwrap();
+    post.world.create("e/1", JSON).await;
+    post.world.append("e/1", "1").await.unwrap();
+    let first = post.claim("s").await.unwrap();
+    post.world.clock.pass(LEASE - 1);
+    post.killed().await;
+    let busy = post.claim("s").await.unwrap_err();
+    assert_eq!(
+        busy,
+        AskError::Refused(Refusal::AlreadyClaimed { holder: "worker".to_owned(), generation: 1 }),
+        "a restart ends no lease"
+    );
+    post.world.clock.pass(1);
+    let second = post.claim("s").await.unwrap();
+    assert_eq!((second.generation, second.streams[0].acked), (2, Offset::ZERO));
+    let late = post.subs.ack(&name("s"), Kind::PullWake, &first.token, progress(&first, true)).await;
+    assert_eq!(late.unwrap_err(), AskError::Refused(Refusal::Fenced { generation: 2 }));
+    assert_eq!(post.acked("s", "e/1").await, 0, "who was fenced has acknowledged nothing");
+    // A heartbeat renews it, and that is durable.
+    post.world.clock.pass(LEASE - 1);
+    let beat = Progress { acks: vec![], done: false, ..progress(&second, false) };
+    assert_eq!(post.subs.ack(&name("s"), Kind::PullWake, &second.token, beat).await, Ok(false));
+    post.killed().await;
+    post.world.clock.pass(LEASE - 1);
+    assert_eq!(post.subs.ack(&name("s"), Kind::PullWake, &second.token, progress(&second, true)).await, Ok(false));
+    assert_eq!(post.acked("s", "e/1").await, 1);
 }

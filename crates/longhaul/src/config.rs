@@ -73,6 +73,12 @@ pub const KEYS: &[Key] = &[
     key("server.listen", "LONGHAUL_LISTEN", Kind::Address, "The address to listen on; port 0 takes a free one."),
     key("server.data_dir", "LONGHAUL_DATA_DIR", Kind::Path, "Where everything durable goes."),
     key("server.token_file", "LONGHAUL_TOKEN_FILE", Kind::Path, "A file with the token that requests must carry."),
+    key(
+        "server.public_url",
+        "LONGHAUL_PUBLIC_URL",
+        Kind::Text,
+        "Where others reach the server, as https://NAME: webhooks call back there.",
+    ),
     key("server.allowed_origins", "LONGHAUL_ALLOWED_ORIGINS", Kind::Origins, "Origins whose pages may use the server."),
     key(
         "server.cgroup",

@@ -92,6 +92,8 @@ pub struct Parts {
     pub insiders: Arc<Insiders>,
     /// How long a long poll of a stream waits.
     pub long_poll: std::time::Duration,
+    /// Where others reach the server, if that was said.
+    pub public_url: Option<Origin>,
     /// Ends when the server drains: readers get a frame that says so.
     pub draining: CancellationToken,
     /// Ask for the server's end.

@@ -40,6 +40,9 @@ pub use upgrade::{Next, Preflight, Refused, Upgrades};
 /// The address of a server that is told none: the Durable Streams port.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:4437";
 
+/// The file in the data directory that holds the keys of subscriptions. No backup takes it along.
+const SUBSCRIPTION_KEYS: &str = "subscription-keys";
+
 /// How long open requests may take to end once the server drains.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -60,6 +63,8 @@ pub struct Options {
     pub token: Option<String>,
     /// Whose pages may use the server besides its own.
     pub allowed_origins: Vec<http::Origin>,
+    /// Where others reach the server, if that is not where it is called.
+    pub public_url: Option<http::Origin>,
     /// How long a long poll of a stream waits.
     pub long_poll: Duration,
     /// Log as JSON.
@@ -301,7 +306,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         .await
         .map_err(|error| ServeError::Store(error.to_string()))?;
     let streams = streams(&engine, Arc::clone(&store)).await?;
-    let subscriptions = subscriptions(&streams, Arc::clone(&store)).await?;
+    let subscriptions = subscriptions(&streams, Arc::clone(&store), options).await?;
     let tokens = Arc::new(Tokens::load(&engine).await.map_err(|error| ServeError::Store(error.to_string()))?);
     let info = own_info(&options.data_dir, bound);
     let (pulse, beating) = crate::pulse::Pulse::start();
@@ -315,6 +320,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         tokens,
         insiders: Arc::new(Insiders::new(&options.data_dir)),
         long_poll: options.long_poll,
+        public_url: options.public_url.clone(),
         draining: draining.clone(),
         stop: stop.clone(),
         metrics,
@@ -453,12 +459,17 @@ fn own_info(data_dir: &Path, bound: SocketAddr) -> ServerInfo {
 }
 
 /// The subscriptions to streams, taken over by this start of the server.
-async fn subscriptions(streams: &Streams, store: Arc<EmbeddedStore>) -> Result<Subscriptions, ServeError> {
+async fn subscriptions(
+    streams: &Streams,
+    store: Arc<EmbeddedStore>,
+    serve: &Options,
+) -> Result<Subscriptions, ServeError> {
     let options = longhaul_engine::subscriptions::Options {
         store,
         streams: streams.clone(),
         clock: Arc::new(SystemClock),
-        courier: Arc::new(crate::webhook::Webhooks::default()),
+        keys: serve.data_dir.join(SUBSCRIPTION_KEYS),
+        courier: Arc::new(crate::webhook::Webhooks::new(serve.public_url.clone())),
     };
     Subscriptions::start(options).await.map_err(|error| ServeError::Store(error.to_string()))
 }

@@ -19,17 +19,19 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error, http};
 
-use crate::http::callback_path;
+use crate::http::{Origin, callback_path};
 
 /// Sends what webhooks get.
 #[derive(Debug)]
 pub struct Webhooks {
     threads: Arc<Semaphore>,
+    public_url: Option<Origin>,
 }
 
-impl Default for Webhooks {
-    fn default() -> Self {
-        Self { threads: Arc::new(Semaphore::new(limits::WEBHOOK_CALLS_MAX)) }
+impl Webhooks {
+    /// Those of a server that others reach at an address, or where it is called.
+    pub fn new(public_url: Option<Origin>) -> Self {
+        Self { threads: Arc::new(Semaphore::new(limits::WEBHOOK_CALLS_MAX)), public_url }
     }
 }
 
@@ -53,6 +55,7 @@ impl Courier for Webhooks {
     }
 
     fn callback_url(&self, base: &str, key: &SubscriptionKey) -> String {
+        let base = self.public_url.as_ref().map_or(base, Origin::as_str);
         format!("{base}{}", callback_path(key.id.as_str()))
     }
 }
@@ -129,6 +132,7 @@ fn words(error: &Error) -> String {
 mod tests {
     use std::io::Write as _;
     use std::net::{SocketAddr, TcpListener};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
     use super::*;
@@ -162,6 +166,71 @@ mod tests {
         let refused = send(&call("http://localhost:1/"), "", Always("93.184.216.34:80".parse().unwrap()));
         assert_eq!(refused, Err(LeadsInside.to_string()), "plain HTTP stays on this machine");
         assert!(listener.accept().is_err(), "nobody connected");
+    }
+
+    /// Answers the first time as it is told, and then with another address.
+    #[derive(Debug)]
+    struct Rebinds(SocketAddr, AtomicUsize);
+
+    impl Resolver for &'static Rebinds {
+        fn resolve(&self, _: &http::Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+            let first = self.1.fetch_add(1, Ordering::SeqCst) == 0;
+            let mut found = self.empty();
+            found.push(if first { self.0 } else { "127.0.0.1:1".parse().unwrap() });
+            Ok(found)
+        }
+    }
+
+    /// Takes one connection and answers with these pieces, a moment after each; what was asked.
+    fn serve(pieces: Vec<Vec<u8>>, moment: Duration) -> (SocketAddr, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut asked = [0; 4096];
+            let read = connection.read(&mut asked).unwrap();
+            for piece in pieces {
+                // Whoever asked may have gone.
+                let _ = connection.write_all(&piece);
+                std::thread::sleep(moment);
+            }
+            String::from_utf8_lossy(&asked[..read]).to_ascii_lowercase()
+        });
+        (address, served)
+    }
+
+    #[test]
+    fn the_address_that_was_looked_at_is_the_one_that_is_connected_to() {
+        let (address, served) = serve(vec![b"HTTP/1.1 200 x\r\ncontent-length: 2\r\n\r\n{}".to_vec()], Duration::ZERO);
+        let rebinds: &'static Rebinds = Box::leak(Box::new(Rebinds(address, AtomicUsize::new(0))));
+        let answer = send(&call("http://localhost:1/"), "", rebinds).unwrap();
+        assert_eq!((answer.status, rebinds.1.load(Ordering::SeqCst)), (200, 1), "the name was looked up once");
+        assert!(served.join().unwrap().contains("host: localhost:1\r\n"));
+    }
+
+    #[test]
+    fn of_an_answer_without_an_end_a_part_is_read() {
+        let endless = std::iter::once(b"HTTP/1.1 200 x\r\n\r\n".to_vec()).chain(vec![vec![b'x'; 64 << 10]; 64]);
+        let (address, served) = serve(endless.collect(), Duration::ZERO);
+        let answer = send(&call(&format!("http://{address}/")), "", DefaultResolver::default()).unwrap();
+        assert_eq!(answer.body.len() as u64, limits::WEBHOOK_ANSWER_BYTES_MAX);
+        served.join().unwrap();
+        let headers = std::iter::once(b"HTTP/1.1 200 x\r\nx: ".to_vec()).chain(vec![vec![b'x'; 64 << 10]; 16]);
+        let (address, served) = serve(headers.collect(), Duration::ZERO);
+        assert!(send(&call(&format!("http://{address}/")), "", DefaultResolver::default()).is_err());
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_trickles_in_is_not_waited_for() {
+        let head = b"HTTP/1.1 200 x\r\ncontent-length: 1000\r\n\r\n".to_vec();
+        let pieces = std::iter::once(head).chain(vec![b"x".to_vec(); 30]).collect();
+        let (address, served) = serve(pieces, Duration::from_millis(50));
+        let begun = std::time::Instant::now();
+        let call = Call { within: Duration::from_millis(300), ..call(&format!("http://{address}/")) };
+        let refused = send(&call, "", DefaultResolver::default()).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_millis(1_400), "{:?} {refused}", begun.elapsed());
+        served.join().unwrap();
     }
 
     #[test]

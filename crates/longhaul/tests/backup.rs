@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -363,4 +364,29 @@ async fn runs_that_are_erased_meanwhile_are_in_it_whole_or_without_their_output(
         }
     }
     println!("{whole} runs with their output");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_that_webhooks_are_signed_with_is_in_no_backup_and_a_restored_server_has_another() {
+    let server = Server::start().await;
+    let kid = async |server: &Server| {
+        let (status, keys) = server.get("/v1/stream/__ds/jwks.json").await;
+        assert_eq!(status, 200, "{keys}");
+        keys["keys"][0]["kid"].as_str().unwrap().to_owned()
+    };
+    let made = kid(&server).await;
+    let file = server.data().join("subscription-keys");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let keys = std::fs::read(&file).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let backup = place.path().join("backup");
+    let (status, out, error) = longhaul(&["--data-dir", text(&server.data()), "backup", text(&backup)]);
+    assert_eq!(status, Some(0), "{out}{error}");
+    for (path, bytes) in files(&backup).iter().chain(&files(&server.data().join("store"))) {
+        for secret in keys.chunks(32) {
+            assert!(!bytes.windows(32).any(|found| found == secret), "{} holds a key", path.display());
+        }
+    }
+    assert_ne!(kid(&restored(&backup).await).await, made);
+    assert_eq!(kid(&server).await, made);
 }

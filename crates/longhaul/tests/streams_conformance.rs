@@ -19,13 +19,9 @@ const FAILING: &[&str] = &[];
 /// How long the whole suite may take: it takes half a minute on an idle machine, and has bounds of its own.
 const SUITE: Duration = Duration::from_mins(20);
 
-/// Tests of the suite that may be tried again: some of them give a stream two seconds and come back after one and a
-/// half, which a busy machine cannot keep.
-const AGAIN_MAX: usize = 20;
-
-/// Runs the suite against a server, or some of its tests; their results.
-async fn suite(server: &Server, modules: &Path, only: Option<&[String]>) -> Vec<Value> {
-    let dir = server.dir.path().join(if only.is_some() { "again" } else { "suite" });
+/// Runs the suite against a server; the results of its tests.
+async fn suite(server: &Server, modules: &Path) -> Vec<Value> {
+    let dir = server.dir.path().join("suite");
     std::fs::create_dir(&dir).unwrap();
     std::os::unix::fs::symlink(modules, dir.join("node_modules")).unwrap();
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/streams/conformance.test.mjs");
@@ -43,7 +39,6 @@ async fn suite(server: &Server, modules: &Path, only: Option<&[String]>) -> Vec<
         .arg(&dir)
         .arg("--outputFile")
         .arg(&report)
-        .args(only.map(|names| format!("--testNamePattern=^({})$", names.join("|"))))
         .env("CONFORMANCE_TEST_URL", &server.base)
         .env("NO_PROXY", "*")
         .env_remove("VITEST")
@@ -71,30 +66,15 @@ fn with(tests: &[Value], status: &str) -> Vec<String> {
     found.into_iter().map(|test| name(test).to_owned()).collect()
 }
 
-/// A name as a pattern that only it matches.
-fn pattern(name: &str) -> String {
-    let special = |c: char| if c.is_alphanumeric() || c == ' ' { c.to_string() } else { format!("\\{c}") };
-    name.chars().map(special).collect()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_test_of_the_conformance_suite_passes() {
     let Some(modules) = tool("conformance").map(|package| package.join("../..")) else { return };
     let mut server = Server::start_with(&["--long-poll-timeout", "2000"], &[]).await;
-    let tests = suite(&server, &modules, None).await;
-    let (mut passed, mut failed) = (with(&tests, "passed"), with(&tests, "failed"));
+    let tests = suite(&server, &modules).await;
+    let (passed, failed) = (with(&tests, "passed"), with(&tests, "failed"));
     println!("conformance: {} passed, {} failed, {} in all", passed.len(), failed.len(), tests.len());
     // Nothing was skipped, pending or to be done.
     assert_eq!((tests.len(), passed.len() + failed.len()), (TESTS, TESTS));
-    let again: Vec<String> =
-        failed.iter().filter(|name| !FAILING.contains(&name.as_str())).map(|n| pattern(n)).collect();
-    if !again.is_empty() {
-        assert!(again.len() <= AGAIN_MAX, "{again:#?}");
-        println!("tried once more: {again:#?}");
-        let now_passed = with(&suite(&server, &modules, Some(&again)).await, "passed");
-        failed.retain(|name| !now_passed.contains(name));
-        passed.extend(now_passed);
-    }
     assert_eq!(failed, FAILING);
     assert_eq!(passed.len(), TESTS - FAILING.len());
     assert!(server.is_up(), "{}", server.log());

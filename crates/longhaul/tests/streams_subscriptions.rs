@@ -140,6 +140,59 @@ fn node_agrees(key: &Value, signed: &str, signature: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_calls_back_where_others_reach_the_server() {
+    let hook = Hook::start(&[(500, "no")]).await;
+    let mut server = Server::start().await;
+    let make = async |server: &Server, headers: &[(&str, &str)]| {
+        let mut request = server.http.put(server.url("/v1/stream/__ds/subscriptions/a%20b"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let made = Answer::of(request.body(webhook(&hook.url, 600_000).to_string())).await;
+        assert!(made.status < 300, "{made:?}");
+        made.json()["webhook"]["signing"]["jwks_url"].as_str().unwrap().to_owned()
+    };
+    let jwks = "/v1/stream/__ds/jwks.json";
+    assert_eq!(make(&server, &[]).await, format!("{}{jwks}", server.base));
+    let as_proxy = [("host", "localhost:9"), ("x-forwarded-proto", "HTTPS, http")];
+    assert_eq!(make(&server, &as_proxy).await, format!("https://localhost:9{jwks}"));
+    server.put("e/1", "application/json", &[]).await;
+    server.append("e/1", &[], "1").await;
+    let callback = async |at: usize| {
+        let call: Value = serde_json::from_str(&hook.call(at).await.1).unwrap();
+        call["callback_url"].as_str().unwrap().to_owned()
+    };
+    let path = "/v1/stream/__ds/subscriptions/a%20b/callback";
+    assert_eq!(callback(0).await, format!("https://localhost:9{path}"));
+    assert_eq!(server.term().code(), Some(0));
+    let before = hook.calls.lock().unwrap().len();
+    server.args.extend(["--public-url", "https://longhaul.example:8443"].map(str::to_owned));
+    server.up().await;
+    assert_eq!(callback(before).await, format!("https://longhaul.example:8443{path}"));
+    assert_eq!(make(&server, &[]).await, format!("https://longhaul.example:8443{jwks}"));
+    let bad =
+        std::process::Command::new(support::LONGHAUL).args(["serve", "--public-url", "longhaul.example/x"]).output();
+    assert_eq!(bad.unwrap().status.code(), Some(78));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_never_answers_does_not_hold_up_the_end() {
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", deaf.local_addr().unwrap());
+    let mut server = Server::start().await;
+    assert_eq!(put(&server, "s", &webhook(&url, 600_000)).await.status, 201);
+    server.put("e/1", "application/json", &[]).await;
+    server.append("e/1", &[], "1").await;
+    let accepted = tokio::task::spawn_blocking(move || deaf.accept()).await.unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(server.term().code(), Some(0));
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "less than a webhook may take");
+    drop(accepted);
+    server.up().await;
+    assert_eq!(show(&server, "s").await["generation"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_webhook_that_fails_is_called_again_by_the_next_server() {
     let hook = Hook::start(&[(500, "no")]).await;
     let mut server = Server::start().await;

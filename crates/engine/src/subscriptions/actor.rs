@@ -16,10 +16,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use longhaul_model::limits;
 use longhaul_model::stream::subscription::{
-    self as rules, Ack, Context, Event, Head, Kind, Links, Outcome, Phase, Proof, Seen, SubscriptionKey,
+    self as rules, Ack, Context, Event, Head, Kind, Links, Outcome, Phase, Proof, Seen, SubscriptionKey, Told, Wake,
 };
 use longhaul_model::stream::{Offset, Producer, StreamKey, StreamPath};
-use longhaul_model::{Timestamp, limits::WEBHOOK_ANSWER};
+use longhaul_model::{StreamId, Timestamp, limits::WEBHOOK_ANSWER};
 use longhaul_store::{Commit, CommitError, StoreError};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -85,10 +85,14 @@ pub(super) struct Actor {
     attempt: Option<Attempt>,
     /// The generation whose event is in the wake stream, as far as this task knows.
     offered: u64,
+    /// The incarnation of the wake stream that has it.
+    offered_in: Option<StreamId>,
     /// Whether the wake stream took nothing when it was last asked, and nothing is heard of it since.
     unheard: bool,
     /// What the webhook's last failure was.
     failure: Option<String>,
+    /// Whether it was said that there are too many streams.
+    full: bool,
     /// The store must be read again.
     stale: bool,
     again: Option<Instant>,
@@ -111,8 +115,10 @@ impl Actor {
             asks,
             attempt: None,
             offered: 0,
+            offered_in: None,
             unheard: false,
             failure: None,
+            full: false,
             stale: true,
             again: None,
         }
@@ -185,6 +191,9 @@ impl Actor {
             self.stale = true;
             self.load().await?;
             self.stale = false;
+            // The note of the wake stream may have been among what was missed: that it is there, or there again. What it has
+            // it does not take twice.
+            (self.unheard, self.offered) = (false, 0);
         }
         for (path, seen) in dirty.streams {
             if let Err(error) = self.hear(&path, seen).await {
@@ -199,6 +208,10 @@ impl Actor {
     async fn hear(&mut self, path: &StreamPath, seen: Option<Seen>) -> Result<(), WriteError> {
         if self.head.config.wake_stream.as_ref() == Some(path) {
             self.unheard = false;
+            // Made again it has no event.
+            if self.offered_in.is_some_and(|had| seen.is_some_and(|seen| seen.incarnation != had)) {
+                self.offered = 0;
+            }
         }
         let known = self.links.get(path).and_then(|link| link.seen);
         let same = seen.is_some_and(|seen| known.is_some_and(|known| known.incarnation == seen.incarnation));
@@ -206,8 +219,9 @@ impl Actor {
         let seen = if same { seen } else { self.inner.seen(&self.key, path).await? };
         let matched = self.head.config.matches(path);
         let leaves = seen.is_none() && self.links.would_leave(path);
-        if !self.links.see(path, seen, matched) {
-            tracing::warn!(subscription = %self.key, %path, "the subscription follows as many streams as one may");
+        if !self.links.see(path, seen, matched) && !std::mem::replace(&mut self.full, true) {
+            let text = "the subscription follows as many streams as one may, and those that come now not";
+            tracing::warn!(subscription = %self.key, %path, text);
         }
         if leaves {
             let record = records::remove(records::link_key(&self.head.uid, path));
@@ -289,7 +303,7 @@ impl Actor {
         let (None, Some(wake)) = (&self.attempt, rules::due(&self.head, now)) else { return };
         let Some(url) = &self.head.config.webhook else { return };
         let Some(keys) = self.inner.keys.get() else { return };
-        let streams: Vec<_> = self.followed().iter().map(Followed::document).collect();
+        let streams: Vec<_> = self.told(wake).iter().map(Followed::document).collect();
         let body = json!({
             "subscription_id": self.key.id,
             "wake_id": wake.id,
@@ -354,8 +368,8 @@ impl Actor {
             "ts": wake.at.unix_ms(),
         });
         match self.inner.tell(&self.key, &self.head.uid, path, generation, event.to_string()).await {
-            Ok(()) => {
-                self.offered = generation;
+            Ok(incarnation) => {
+                (self.offered, self.offered_in) = (generation, Some(incarnation));
                 Ok(())
             }
             Err(AppendError::Write(error)) => Err(error),
@@ -382,7 +396,9 @@ impl Actor {
             Ask::Link(paths, reply) => drop(reply.send(self.link(paths).await)),
             Ask::Unlink(path, reply) => {
                 let events = rules::unlink(&self.links, &path).into_iter().collect();
-                drop(reply.send(self.apply(events).await.map_err(Into::into)));
+                let unlinked = self.apply(events).await.map_err(Into::into);
+                self.unname([&path]);
+                drop(reply.send(unlinked));
             }
             Ask::End(reply) => {
                 let ended = self.end().await;
@@ -413,7 +429,7 @@ impl Actor {
         let wake_id = self.head.phase.wake().map(|wake| wake.id.clone()).unwrap_or_default();
         let generation = self.head.generation;
         // It is claimed: its event would call others for nothing.
-        self.offered = generation;
+        (self.offered, self.offered_in) = (generation, None);
         let keys = self.inner.keys().await?;
         Ok(Claimed {
             token: keys.token(&self.head.uid, generation, &wake_id),
@@ -447,13 +463,25 @@ impl Actor {
             let seen = self.inner.seen(&self.key, &path).await?;
             streams.insert(path, seen);
         }
-        let events = rules::link(&self.links, &streams)?;
-        self.apply(events).await?;
+        let linked = match rules::link(&self.links, &streams) {
+            Ok(events) => self.apply(events).await.map_err(AskError::from),
+            Err(refusal) => Err(refusal.into()),
+        };
+        if let Err(error) = linked {
+            self.unname(streams.keys());
+            return Err(error);
+        }
         for (path, seen) in streams {
             let matched = self.head.config.matches(&path);
             self.links.see(&path, seen, matched);
         }
         Ok(())
+    }
+
+    /// Notes of those that are not followed by name do not come in any more.
+    fn unname<'a>(&self, paths: impl IntoIterator<Item = &'a StreamPath>) {
+        let named = |path: &StreamPath| self.links.get(path).is_some_and(rules::Link::explicit);
+        self.post.unname(paths.into_iter().filter(|path| !named(path)));
     }
 
     async fn end(&mut self) -> Result<(), AskError> {
@@ -468,16 +496,23 @@ impl Actor {
         Ok(())
     }
 
-    /// The streams that a wake tells of: those with work first, as many as may be.
+    /// The streams of a webhook's wake: those that it is about, up to where it is about them, and then those without work.
+    /// What came since is for the next one, since `done` acknowledges what was told.
+    fn told(&self, wake: &Wake) -> Vec<Followed> {
+        let there = |told: &&Told| self.links.get(&told.path).and_then(|link| link.seen);
+        let same = wake.told.iter().filter(|told| there(told).is_some_and(|seen| seen.incarnation == told.incarnation));
+        let with_work = same.filter_map(|told| {
+            let link = self.links.get(&told.path)?;
+            Some(Followed { path: told.path.clone(), explicit: link.explicit(), acked: link.acked(), tail: told.tail })
+        });
+        let without = self.links.iter().filter(|(_, link)| !link.pending()).map(Followed::of);
+        with_work.chain(without).take(limits::SUBSCRIPTION_TOLD_MAX).collect()
+    }
+
+    /// The streams that a claim or a document tells of: those with work first, as many as may be.
     fn followed(&self) -> Vec<Followed> {
         let all = |pending: bool| self.links.iter().filter(move |(_, link)| link.pending() == pending);
-        let one = |(path, link): (&StreamPath, &rules::Link)| Followed {
-            path: path.clone(),
-            explicit: link.explicit(),
-            acked: link.acked(),
-            tail: link.tail(),
-        };
-        all(true).chain(all(false)).take(limits::SUBSCRIPTION_TOLD_MAX).map(one).collect()
+        all(true).chain(all(false)).take(limits::SUBSCRIPTION_TOLD_MAX).map(Followed::of).collect()
     }
 }
 
@@ -529,7 +564,7 @@ impl Inner {
     }
 
     /// Appends the event of a generation to a wake stream. The stream takes one of each generation, and none of a
-    /// generation before: the subscription is a producer whose epoch is the generation.
+    /// generation before: the subscription is a producer whose epoch is the generation. The stream's incarnation.
     async fn tell(
         &self,
         key: &SubscriptionKey,
@@ -537,7 +572,7 @@ impl Inner {
         path: StreamPath,
         generation: u64,
         event: String,
-    ) -> Result<(), AppendError> {
+    ) -> Result<StreamId, AppendError> {
         let key = StreamKey { project: key.project.clone(), path };
         let info = self.options.streams.head(&key).await.map_err(|error| match error {
             OpenError::NotFound => AppendError::NotFound,
@@ -553,11 +588,15 @@ impl Inner {
             producer: Some(Producer { id: &id, epoch: generation, seq: 0 }),
             ..Append::default()
         };
-        self.options.streams.append(&key, append).await.map(|_| ())
+        self.options.streams.append(&key, append).await.map(|_| info.incarnation)
     }
 }
 
 impl Followed {
+    fn of((path, link): (&StreamPath, &rules::Link)) -> Self {
+        Self { path: path.clone(), explicit: link.explicit(), acked: link.acked(), tail: link.tail() }
+    }
+
     /// What a wake says of it.
     pub fn document(&self) -> serde_json::Value {
         json!({

@@ -50,6 +50,14 @@ impl Post {
         lock(&self.named).extend(paths.into_iter().cloned());
     }
 
+    /// Notes of these come in no longer, but for the wake stream's.
+    pub(super) fn unname<'a>(&self, paths: impl IntoIterator<Item = &'a StreamPath>) {
+        let mut named = lock(&self.named);
+        for path in paths.into_iter().filter(|path| self.config.wake_stream.as_ref() != Some(path)) {
+            named.remove(path);
+        }
+    }
+
     pub(super) fn take(&self) -> Dirty {
         std::mem::take(&mut *lock(&self.dirty))
     }
@@ -153,5 +161,26 @@ async fn next(moves: &mut Option<broadcast::Receiver<Moved>>) -> Result<Moved, R
     match moves {
         Some(moves) => moves.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_that_nobody_follows_are_not_kept() {
+        let path = |text: &str| StreamPath::parse(text).unwrap();
+        let config = json!({"type": "pull-wake", "streams": ["a"], "wake_stream": "w"});
+        let post = Post::new(Arc::new(Config::parse(config.as_object().unwrap()).unwrap()));
+        for at in 0..100 {
+            let refused = [path(&format!("x/{at}")), path("w")];
+            post.name(&refused);
+            post.unname(&refused);
+        }
+        let named: HashSet<StreamPath> = lock(&post.named).clone();
+        assert_eq!(named, HashSet::from([path("a"), path("w")]), "the wake stream is always heard of");
     }
 }

@@ -18,6 +18,9 @@ pub(super) const LINK: &str = "sub_link";
 /// Records that are written or read at once.
 pub(super) const PAGE: usize = 2_000;
 
+/// Heads that are read at once: one may be 2 MiB.
+pub(super) const HEADS_PAGE: usize = 64;
+
 /// What is left of a subscription that was deleted: one of the same id goes on counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Gone {

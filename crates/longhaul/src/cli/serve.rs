@@ -39,6 +39,9 @@ pub struct Args {
     /// File with the token that requests must carry; needed for any address but loopback
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// Where others reach the server, as https://example.org: webhooks call back there [default: as it was called]
+    #[arg(long, value_name = "URL")]
+    pub public_url: Option<String>,
     /// Origins whose pages may use the server from a browser, as https://app.example; never `*`
     #[arg(long, value_name = "ORIGIN,…", value_delimiter = ',')]
     pub allowed_origins: Option<Vec<String>>,
@@ -144,6 +147,8 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let origins = args.allowed_origins.as_deref().or(config.list("server.allowed_origins")).unwrap_or_default();
     let allowed_origins = origins.iter().map(|text| Origin::parse(text)).collect::<Result<_, _>>();
     let allowed_origins = allowed_origins.map_err(|error| bad(Trouble::new(format!("--allowed-origins: {error}"))))?;
+    let public_url = args.public_url.as_deref().or(config.text("server.public_url")).map(Origin::parse).transpose();
+    let public_url = public_url.map_err(|error| bad(Trouble::new(format!("--public-url: {error}"))))?;
     let number = |name| config.number(name);
     let kept = Retention::default();
     let age = |name| config.text(name).and_then(|text| duration::parse(text).ok());
@@ -152,6 +157,7 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         listen: args.listen.or_else(|| config.text("server.listen").map(str::to_owned)),
         token,
         allowed_origins,
+        public_url,
         long_poll: args
             .long_poll_timeout
             .map(Into::into)

@@ -104,9 +104,20 @@ fn lease(head: &Head, ctx: &Context) -> Timestamp {
     after(ctx.now, head.config.lease_ttl_ms)
 }
 
+/// Whether a time has come that was set at most so long before. One that is much further off has come too: the clock was set
+/// back.
+fn has_come(at: Timestamp, now: Timestamp, ahead_ms_max: u64) -> bool {
+    let left = at.unix_ms().saturating_sub(now.unix_ms());
+    left <= 0 || left.unsigned_abs() > 2 * ahead_ms_max
+}
+
+fn may_call(retry: Retry, now: Timestamp) -> bool {
+    has_come(retry.at, now, limits::WEBHOOK_RETRY_MS_MAX)
+}
+
 /// A wake for this work, if there is any and it may begin now.
 fn wake(head: &Head, told: Vec<Told>, retry: Option<Retry>, ctx: &Context) -> Option<Event> {
-    if told.is_empty() || retry.is_some_and(|retry| retry.at > ctx.now) {
+    if told.is_empty() || retry.is_some_and(|retry| !may_call(retry, ctx.now)) {
         return None;
     }
     let wake = Wake { id: ctx.wake_id.clone(), at: ctx.now, told };
@@ -120,10 +131,11 @@ fn wake(head: &Head, told: Vec<Told>, retry: Option<Retry>, ctx: &Context) -> Op
 /// What has become due: a lease that is over, a wake for work that nobody was told of.
 #[must_use]
 pub fn look(head: &Head, links: &Links, ctx: &Context) -> Vec<Event> {
+    let ended = |until: &Timestamp| has_come(*until, ctx.now, head.config.lease_ttl_ms);
     let over = match &head.phase {
         Phase::Idle => false,
-        Phase::Calling { lease_until, .. } => !ctx.calling && *lease_until <= ctx.now,
-        Phase::Called { lease_until, .. } | Phase::Claimed { lease_until, .. } => *lease_until <= ctx.now,
+        Phase::Calling { lease_until, .. } => !ctx.calling && ended(lease_until),
+        Phase::Called { lease_until, .. } | Phase::Claimed { lease_until, .. } => ended(lease_until),
         // Whoever came for it found nothing to do and went; later work needs a wake of its own.
         Phase::Offered { .. } => !links.has_work(),
     };
@@ -149,7 +161,7 @@ pub fn deadline(head: &Head, links: &Links, calling: bool) -> Option<Timestamp> 
 /// The wake that a webhook is to be called with now.
 pub fn due(head: &Head, now: Timestamp) -> Option<&Wake> {
     match &head.phase {
-        Phase::Calling { wake, .. } if head.retry.is_none_or(|retry| retry.at <= now) => Some(wake),
+        Phase::Calling { wake, .. } if head.retry.is_none_or(|retry| may_call(retry, now)) => Some(wake),
         _ => None,
     }
 }

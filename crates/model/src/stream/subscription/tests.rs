@@ -160,6 +160,32 @@ fn a_lease_that_is_over_fences_whoever_had_it() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_makes_neither_a_lease_nor_a_wait_last() {
+    let day = 86_400_000;
+    let mut life = Life::new("pull-wake");
+    life.now += day;
+    life.see("e/1", 1);
+    life.claim().unwrap();
+    let proof = life.proof();
+    life.now -= 1_000;
+    assert_eq!(life.ack(&proof, "e/1", 0, false), Ok(false), "a small step ends nothing");
+    life.now -= day;
+    life.look();
+    assert_eq!((life.head.generation, life.head.phase.name()), (2, "offered"));
+    let mut life = Life::new("webhook");
+    std::sync::Arc::make_mut(&mut life.head.config).lease_ttl_ms = 600_000;
+    life.now += day;
+    life.see("e/1", 1);
+    life.answered(1, Outcome::Failed);
+    assert!(due(&life.head, life.ctx().now).is_none());
+    life.now -= day;
+    assert!(due(&life.head, life.ctx().now).is_some() || life.head.phase == Phase::Idle);
+    life.look();
+    assert_eq!(life.head.phase.name(), "calling");
+    assert!(due(&life.head, life.ctx().now).is_some());
+}
+
+#[test]
 fn what_is_given_back_is_offered_again() {
     let mut life = Life::new("pull-wake");
     life.see("m", 1);

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::http::uri::Authority;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use longhaul_api::{ErrorCode, Problem};
@@ -14,15 +15,19 @@ use longhaul_model::stream::subscription::{Config, ConfigError, Kind};
 use serde_json::{Value, json};
 
 use super::{Named, ROOT, ask_failure, fresh, invalid, object, write_failure};
-use crate::http::App;
 use crate::http::reply::{self, Failure};
+use crate::http::{App, Origin};
 
-/// The server's address as the caller knows it: webhooks call back there.
+/// The server's address as the caller knows it: webhooks call back there where no other address was said.
 fn base(app: &App, headers: &HeaderMap) -> String {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(&app.address);
-    // What is before this server ends TLS and says so.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let is_host =
+        |host: &&str| host.parse::<Authority>().is_ok_and(|parsed| parsed.host().len() <= 255) && !host.contains('@');
+    let host = host.filter(is_host).unwrap_or(&app.address);
+    // What is before this server ends TLS and says so; of several the first was nearest to the caller.
     let proto = headers.get("x-forwarded-proto").and_then(|proto| proto.to_str().ok());
-    let scheme = if proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https")) { "https" } else { "http" };
+    let proto = proto.and_then(|proto| proto.split(',').next()).unwrap_or_default().trim();
+    let scheme = if proto.eq_ignore_ascii_case("https") { "https" } else { "http" };
     format!("{scheme}://{host}")
 }
 
@@ -44,8 +49,8 @@ fn document(app: &App, kid: Option<&str>, view: &View) -> Value {
         .iter()
         .map(|stream| json!({"path": stream.path, "link_type": stream.link_type(), "acked_offset": stream.acked}))
         .collect();
-    let signing =
-        kid.map(|kid| json!({"alg": "ed25519", "kid": kid, "jwks_url": format!("{}{ROOT}/jwks.json", head.base)}));
+    let base = app.public_url.as_ref().map_or(&*head.base, Origin::as_str);
+    let signing = kid.map(|kid| json!({"alg": "ed25519", "kid": kid, "jwks_url": format!("{base}{ROOT}/jwks.json")}));
     let (wake, now) = (head.phase.wake(), app.engine.now());
     json!({
         "id": view.id,
