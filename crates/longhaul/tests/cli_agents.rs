@@ -234,6 +234,41 @@ async fn pi_gives_text_reasoning_usage_and_cost() {
     assert!(asked[0]["body"]["messages"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_gives_text_reasoning_usage_and_cost() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::OpenCode, "text", &text_turns()).await else { return };
+    assert_completed(&run, "Hello wörld");
+    let usage = json!({
+        "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "cache_write_tokens": 0, "reasoning_tokens": 10
+    });
+    let cost = json!({ "usd": 0.0007, "provenance": "estimate" });
+    assert_eq!((&run["usage"], &run["cost"]), (&usage, &cost));
+    let mut reported = usage;
+    reported.as_object_mut().unwrap().extend(json!({ "scope": "step", "cost": cost }).as_object().unwrap().clone());
+    let want = [
+        json!(["session.bound", { "source_session_id": "s1" }]),
+        json!(["reasoning.delta", { "message_id": "m2", "text": "Let me think." }]),
+        json!(["message.completed", { "message_id": "m3", "text": "Hello wörld" }]),
+        json!(["usage.reported", reported]),
+        json!(["verdict.reported", { "success": true }]),
+    ];
+    assert_eq!(said(&events), want);
+    let asked = turns_asked(&stage, "text").await;
+    assert!(asked[0]["messages"].to_string().contains(json!(PROMPT.trim_end()).to_string().trim_matches('"')));
+}
+
+/// The requests that offered tools: opencode asks for a title besides.
+async fn turns_asked(stage: &Stage, id: &str) -> Vec<Value> {
+    let asked = stage.model.bodies(id).await;
+    asked.into_iter().map(|mut one| one["body"].take()).filter(|body| body["tools"].is_array()).collect()
+}
+
+/// Whether it tells a call when it begins, and not only when it is over.
+const fn tells_open_calls(agent: Agent) -> bool {
+    !matches!(agent, Agent::Kimi | Agent::OpenCode)
+}
+
 /// The agent's calls and what came of them.
 fn tools(events: &[Value]) -> Vec<Value> {
     said(events).into_iter().filter(|event| event[0].as_str().unwrap().starts_with("tool.")).collect()
@@ -314,6 +349,22 @@ async fn pi_gives_tool_calls_and_results() {
     let arguments = json!({ "command": TOOL, "description": "run a command" });
     let text = "hi-from-tool\nerr\n\n\nCommand exited with code 3";
     let result = json!({ "content": [{ "type": "text", "text": text }], "details": {} });
+    let want = [
+        json!(["tool.called", { "call_id": "c3", "name": "bash", "arguments": arguments }]),
+        json!(["tool.completed", { "call_id": "c3", "result": result, "is_error": true }]),
+    ];
+    assert_eq!(tools(&events), want);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_gives_tool_calls_and_results() {
+    let stage = Stage::new().await;
+    let Some((run, events)) = stage.run(Agent::OpenCode, "tool", &tool_turns(Agent::OpenCode)).await else { return };
+    assert_completed(&run, "I run it.\n\nDone.");
+    assert_eq!(run["tool_calls"], 1);
+    let arguments = json!({ "command": TOOL, "description": "run a command" });
+    let metadata = json!({ "exit": 3, "truncated": false });
+    let result = json!({ "status": "completed", "output": "hi-from-tool\nerr\n", "metadata": metadata });
     let want = [
         json!(["tool.called", { "call_id": "c3", "name": "bash", "arguments": arguments }]),
         json!(["tool.completed", { "call_id": "c3", "result": result, "is_error": true }]),
@@ -438,6 +489,53 @@ async fn kimi_goes_on_with_its_session() {
     it_goes_on_with_its_session(Agent::Kimi, "session.resume_hint").await;
 }
 
+/// It tries for more than a minute after a 500, and says nothing of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_tells_of_a_providers_error() {
+    let stage = Stage::new().await;
+    for (status, code) in [(400, "upstream"), (401, "not_logged_in")] {
+        let id = format!("e{status}");
+        let turns = json!([{ "error": status, "message": "your request is bad" }]);
+        let Some((run, events)) = stage.run(Agent::OpenCode, &id, &turns).await else { return };
+        let told = [&run["status"], &run["error"]["code"], &run["output_text"], &run["exit"]];
+        assert_eq!(told, [&json!("failed"), &json!(code), &json!(""), &json!({ "code": 1 })], "{run}");
+        let message = run["error"]["message"].as_str().unwrap();
+        assert!(message.contains("your request is bad"), "{message}");
+        let verdict = json!({ "success": false, "error": { "code": code, "message": message } });
+        assert_eq!(said(&events).last(), Some(&json!(["verdict.reported", verdict])));
+    }
+}
+
+/// The server is killed while a tool of opencode runs: the agent goes on, and the next server reads on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_outlives_a_kill_of_the_server() {
+    let mut stage = Stage::new().await;
+    let (marker, go) = (stage.server.dir.path().join("marker"), stage.server.dir.path().join("go"));
+    let tool = format!("echo $$ > {}; while ! test -e {}; do sleep 0.1; done", marker.display(), go.display());
+    let turns = json!([{ "text": "I wait.", "tools": [Agent::OpenCode.shell(&tool)] }, { "text": "Done." }]);
+    if !stage.start(Agent::OpenCode, "kill", &turns).await {
+        return;
+    }
+    let tool: i32 = until("the tool to run", async || std::fs::read_to_string(&marker).ok()?.trim().parse().ok()).await;
+    stage.server.kill9();
+    assert!(start_time(tool).is_some(), "the tool goes on");
+    std::fs::write(&go, "").unwrap();
+    until("the tool to end", async || start_time(tool).is_none().then_some(())).await;
+    stage.server.up().await;
+    let run = stage.server.end("kill").await;
+    assert_completed(&run, "I wait.\n\nDone.");
+    assert_eq!((&run["attempts"], &run["tool_calls"]), (&json!(1), &json!(1)), "{run}");
+    let events = stage.server.events("kill").await;
+    assert_log(&events);
+    assert_eq!(events.iter().filter(|event| event["type"] == "run.adopted").count(), 1);
+    let kinds: Vec<_> = said(&events).iter().map(|event| event[0].as_str().unwrap().to_owned()).collect();
+    for kind in ["session.bound", "tool.called", "tool.completed", "verdict.reported"] {
+        assert_eq!(kinds.iter().filter(|one| *one == kind).count(), 1, "{kind} once: {kinds:?}");
+    }
+    assert_eq!(turns_asked(&stage, "kill").await.len(), 2);
+    assert_no_process(&stage.server.data()).await;
+}
+
 /// Pi exits with status 0 after each.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pi_tells_of_a_providers_error() {
@@ -476,7 +574,11 @@ async fn a_cancel_reaches_the_tool(agent: Agent, exit: Value) {
     }
     let server = &stage.server;
     let tool: i32 = until("the tool to run", async || std::fs::read_to_string(&marker).ok()?.trim().parse().ok()).await;
-    until("the call to be told", async || (server.run("cancel").await["tool_calls"] == 1).then_some(())).await;
+    if tells_open_calls(agent) {
+        until("the call to be told", async || (server.run("cancel").await["tool_calls"] == 1).then_some(())).await;
+    } else {
+        until("the text to be told", async || (server.run("cancel").await["output_text"] != "").then_some(())).await;
+    }
     assert!(start_time(tool).is_some());
     let (status, answer) = server.post("/v1/runs/cancel/cancel?wait_ms=30000", &json!({ "reason": "enough" })).await;
     assert_eq!((status, &answer["terminal"], &answer["requested"]), (200, &json!(true), &json!(true)), "{answer}");
@@ -488,7 +590,7 @@ async fn a_cancel_reaches_the_tool(agent: Agent, exit: Value) {
     assert_log(&events);
     let exited = events.iter().find(|e| e["type"] == "process.exited").unwrap();
     assert_eq!((&exited["data"]["stop"], exited["data"].get("unkilled")), (&json!("cancel"), None));
-    assert_eq!(stage.model.requests("cancel").await.len(), 1, "the model is not asked again");
+    assert_eq!(turns_asked(&stage, "cancel").await.len(), 1, "the model is not asked again");
     assert_no_process(&server.data()).await;
 }
 
@@ -507,6 +609,12 @@ async fn a_cancel_reaches_codexs_tool() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_geminis_tool() {
     a_cancel_reaches_the_tool(Agent::Gemini, json!({ "code": 0 })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_opencodes_tool() {
+    // It leaves its tool behind when it dies of TERM; the shim does not.
+    a_cancel_reaches_the_tool(Agent::OpenCode, json!({ "signal": 15 })).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -698,9 +806,9 @@ async fn it_goes_on_after_a_loss(agent: Agent, rung: &str, tool: Option<&str>) {
         let lost: Vec<_> =
             second["lost"]["tools"].as_array().into_iter().flatten().map(|t| t["name"].clone()).collect();
         assert_eq!(lost, tool.map(Value::from).into_iter().collect::<Vec<_>>(), "{second}");
-        let asked = stage.model.bodies(id).await;
+        let asked = turns_asked(&stage, id).await;
         assert_eq!(asked.len(), 2);
-        let body = asked[1]["body"].to_string();
+        let body = asked[1].to_string();
         for text in [json!(PROMPT.trim_end()).to_string().trim_matches('"'), "Your process was interrupted"] {
             assert!(body.contains(text), "the model is not told {text}: {body}");
         }
@@ -727,6 +835,12 @@ async fn gemini_goes_on_after_a_loss() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kimi_goes_on_after_a_loss() {
     it_goes_on_after_a_loss(Agent::Kimi, "rebuilt_context", None).await;
+}
+
+/// OpenCode tells a call when it is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_goes_on_after_a_loss() {
+    it_goes_on_after_a_loss(Agent::OpenCode, "native_resume", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -345,6 +345,8 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         "claude" => root.join("node_modules/@anthropic-ai/claude-code-linux-x64/claude"),
         "gemini" => root.join("node_modules/.bin/gemini"),
         "kimi" => root.join("node_modules/.bin/kimi"),
+        "opencode" => root.join("node_modules/opencode-linux-x64/bin/opencode"),
+        "copilot" => root.join("node_modules/@github/copilot-linux-x64/copilot"),
         "pi" => root.join("node_modules/.bin/pi"),
         "qwen" => root.join("node_modules/.bin/qwen"),
         "python" => root.join("venv/bin/python"),
