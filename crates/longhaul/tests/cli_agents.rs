@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::{Value, json};
 
+use support::little::{Little, SECRET};
 use support::model_server::{Agent, ModelServer};
 use support::proc::{shim_of, signal, start_time};
 use support::{Server, assert_log, assert_no_process, until};
@@ -966,111 +967,33 @@ async fn codex_answers_in_the_form_that_was_asked_for() {
     it_answers_in_form(Agent::Codex, &good, &bad).await;
 }
 
-/// A server of tools whose one tool tells how long its secret is and which command lines show it.
-const LITTLE: &str = r#"
-import glob, json, os, sys
-secret = os.environ.get("LITTLE_SECRET", "")
-for line in sys.stdin:
-    asked = json.loads(line)
-    if "id" not in asked:
-        continue
-    answer = {}
-    if asked["method"] == "initialize":
-        version = asked["params"].get("protocolVersion", "2025-06-18")
-        answer = {"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": {"name": "little", "version": "1"}}
-    elif asked["method"] == "tools/list":
-        answer = {"tools": [{"name": "whisper", "description": "whispers", "inputSchema": {"type": "object"}}]}
-    elif asked["method"] == "tools/call":
-        shown = 0
-        for name in glob.glob("/proc/[0-9]*/cmdline"):
-            try:
-                shown += secret.encode() in open(name, "rb").read()
-            except OSError:
-                pass
-        text = "%d letters, on %d command lines" % (len(secret), shown)
-        answer = {"content": [{"type": "text", "text": text}]}
-    print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": answer}), flush=True)
-"#;
-
-/// Every file below `dir` that holds `secret`.
-fn files_with(dir: &std::path::Path, secret: &str) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let path = entry.path();
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => found.extend(files_with(&path, secret)),
-            Ok(kind) if kind.is_file() => {
-                let bytes = std::fs::read(&path).unwrap_or_default();
-                if bytes.windows(secret.len()).any(|part| part == secret.as_bytes()) {
-                    found.push(path);
-                }
-            }
-            _ => {}
-        }
-    }
-    found
-}
-
 /// The server is listed and called, lives through a crash of ours, and its secret is nowhere afterwards.
-async fn it_calls_a_server_of_tools(agent: Agent, call: Value) {
-    const SECRET: &str = "s3cr3t-tw1tter";
+async fn it_calls_a_server_of_tools(agent: Agent, call: Value, name: &str) {
     let mut stage = Stage::new().await;
-    let script = stage.server.dir.path().join("little.py");
-    std::fs::write(&script, LITTLE).unwrap();
-    let go = stage.server.dir.path().join("go");
-    let wait = format!("while ! [ -e {} ]; do sleep 0.1; done", go.display());
-    let turns = json!([
-        { "text": "I wait.", "tools": [agent.shell(&wait)] },
-        { "text": "I call.", "tools": [call] },
-        { "text": "Done." },
-    ]);
-    let url = stage.model.script("mcp", &turns).await;
-    let Some(mut body) = agent.request("mcp", stage.server.dir.path(), &url, PROMPT) else { return };
-    let env = json!({ "LITTLE_SECRET": SECRET });
-    body["mcp"] = json!({ "servers": { "little": { "command": "python3", "args": [script], "env": env } } });
-    let (status, answer) = stage.server.post("/v1/runs", &body).await;
-    assert_eq!(status, 201, "{answer}");
-    let server = &mut stage.server;
-    until("the first call", async || (server.run("mcp").await["tool_calls"] == 1).then_some(())).await;
-    let runs = std::fs::read_dir(server.data().join("runs")).unwrap().flatten();
-    let name = runs.map(|entry| entry.file_name().into_string().unwrap()).next().unwrap();
-    let tmp = std::path::PathBuf::from(format!("/tmp/longhaul-{}", &name[name.len() - 12..]));
-    let held = files_with(&tmp, SECRET);
-    assert_eq!(held.len(), 1, "{held:?}");
-    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&held[0]), mode(held[0].parent().unwrap()), mode(&tmp)), (0o600, 0o700, 0o700));
-    server.kill9();
-    server.up().await;
-    std::fs::write(&go, "").unwrap();
-    let run = server.end("mcp").await;
-    assert_completed(&run, "I wait.\n\nI call.\n\nDone.");
-    let events = server.events("mcp").await;
-    assert_log(&events);
-    let calls = tools(&events);
-    assert_eq!(calls[2][1]["name"], "mcp__little__whisper", "{calls:?}");
-    let told = format!("{} letters, on 0 command lines", SECRET.len());
-    assert!(calls[3][1]["result"].to_string().contains(&told), "{calls:?}");
-    assert!(!json!(events).to_string().contains(SECRET) && !run.to_string().contains(SECRET));
-    until("the secrets to be gone", async || {
-        let home = files_with(&server.data(), SECRET);
-        (home.is_empty() && !tmp.exists()).then_some(())
-    })
-    .await;
-    assert!(!server.log().contains(SECRET));
+    let little = Little::new(stage.server.dir.path());
+    let url = stage.model.script("mcp", &little.turns(|command| agent.shell(command), call)).await;
+    let Some(body) = agent.request("mcp", stage.server.dir.path(), &url, PROMPT) else { return };
+    little.it_is_called(&mut stage.server, body, name).await;
     let asked = stage.model.bodies("mcp").await;
     assert!(!json!(asked).to_string().contains(SECRET), "the model does not see it either");
-    assert_no_process(&stage.server.data()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn claude_calls_a_server_of_tools_whose_secret_is_nowhere() {
-    it_calls_a_server_of_tools(Agent::Claude, json!({ "name": "mcp__little__whisper", "args": {} })).await;
+    let call = json!({ "name": "mcp__little__whisper", "args": {} });
+    it_calls_a_server_of_tools(Agent::Claude, call, "mcp__little__whisper").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn codex_calls_a_server_of_tools_whose_secret_is_nowhere() {
     let call = json!({ "namespace": "mcp__little", "name": "whisper", "args": {} });
-    it_calls_a_server_of_tools(Agent::Codex, call).await;
+    it_calls_a_server_of_tools(Agent::Codex, call, "mcp__little__whisper").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_calls_a_server_of_tools_whose_secret_is_nowhere() {
+    let call = json!({ "name": "little_whisper", "args": {} });
+    it_calls_a_server_of_tools(Agent::OpenCode, call, "little_whisper").await;
 }
 
 /// A program that calls itself codex and says things that no codex has said yet.

@@ -490,6 +490,11 @@ impl State {
             warn(if self.broken { "upstream" } else { "source" }, words.to_owned(), out);
             return Ok(());
         }
+        if self.who == Who::Copilot && is_note(piece) {
+            self.open = Open::None;
+            warn("source", piece.to_owned(), out);
+            return Ok(());
+        }
         let grave = self.who == Who::Copilot && piece.starts_with("Error: ");
         if grave {
             self.open = Open::None;
@@ -571,6 +576,13 @@ impl State {
         }
         Ok(Some(frames::chosen(&request.value(), frames::option(options, allowed))))
     }
+}
+
+/// Whether copilot says this of itself, in the shape of a message: when its call was refused, and when it loads a session
+/// with an open call. Source: real runs of 1.0.102.
+fn is_note(piece: &str) -> bool {
+    piece == "Info: Operation cancelled by user"
+        || (piece.starts_with("Warning: ") && piece.contains(" had no recorded result at resume"))
 }
 
 /// A question for people.

@@ -4,6 +4,7 @@
 #![allow(dead_code, missing_docs, clippy::missing_panics_doc)]
 
 pub mod collector;
+pub mod little;
 pub mod live;
 pub mod model_server;
 pub mod proc;
