@@ -663,3 +663,41 @@ async fn an_agent_that_does_not_go_is_sent_away() {
     assert_eq!(exited["data"]["stop"], "lingered");
     assert_no_process(&server.data()).await;
 }
+
+/// An agent that asks one thing after another: each answer is with it at once, and not when its shim next looks.
+const ASKER: &str = r#"
+import json, sys
+def say(message):
+    message["jsonrpc"] = "2.0"
+    print(json.dumps(message), flush=True)
+asked = 0
+for line in sys.stdin:
+    message = json.loads(line)
+    method = message.get("method")
+    if method == "initialize":
+        say({"id": message["id"], "result": {"protocolVersion": 1, "agentCapabilities": {}}})
+    elif method == "session/new":
+        say({"id": message["id"], "result": {"sessionId": "s1"}})
+    elif method == "session/prompt":
+        prompt = message["id"]
+    if method == "session/prompt" or (method is None and asked < 40):
+        asked += 1
+        say({"id": "q%d" % asked, "method": "_any/thing", "params": {}})
+    elif method is None:
+        update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "asked %d" % asked}}
+        say({"method": "session/update", "params": {"sessionId": "s1", "update": update}})
+        say({"id": prompt, "result": {"stopReason": "end_turn"}})
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_protocols_own_answers_are_with_the_agent_at_once() {
+    let server = Server::start().await;
+    let body =
+        json!({ "run_id": "asks", "harness": "acp", "command": "python3", "args": ["-c", ASKER], "prompt": PROMPT });
+    let begun = std::time::Instant::now();
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    assert_completed(&server.end("asks").await, "asked 40");
+    // Who is not told looks once a second: 42 answers would take as many seconds.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+    assert_no_process(&server.data()).await;
+}
