@@ -95,6 +95,8 @@ const ELSEWHERE: &[(ErrorCode, &str)] = &[
     (ErrorCode::RunEnded, "approvals"),
     (ErrorCode::InputQueueFull, "approvals"),
     (ErrorCode::BodyTooLarge, "http_dispatch"),
+    (ErrorCode::BodyTooSlow, "http_slow"),
+    (ErrorCode::TooManyConnections, "http_slow"),
     (ErrorCode::RunConflict, "http_dispatch"),
     (ErrorCode::OperationConflict, "http_dispatch"),
     (ErrorCode::RunCancelled, "http_dispatch"),

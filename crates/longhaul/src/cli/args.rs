@@ -79,7 +79,7 @@ enum Verb {
     Sessions(sessions::Args),
     Share(share::Args),
     Token(token::Args),
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Server(server::Args),
     Backup(backup::Args),
     Restore(restore::Args),
@@ -126,7 +126,7 @@ impl Cli {
         let bad = |trouble: Trouble| if of_server { trouble.status(BAD_CONFIG) } else { trouble };
         let session = Session::new(self.global, environment).map_err(bad)?;
         match self.verb {
-            Verb::Serve(args) => return serve::run(args, &session),
+            Verb::Serve(args) => return serve::run(*args, &session),
             Verb::Service(args) => return service::run(args, &session),
             Verb::Verify(args) => return verify::run(&args, &session),
             Verb::Config(args) => return config::run(&args, &session),
