@@ -236,7 +236,8 @@ async fn a_connection_too_many_is_told_so() {
         assert!(rest(&mut socket).await.starts_with("HTTP/1.1 503 "));
     }
     assert!(metric(&server, "longhaul_connections_refused_total").await >= 203);
-    idle.pop();
+    // The last ones may have been too many already.
+    drop(idle.remove(0));
     until("a place to be free", async || {
         let mut socket = connect(&server).await;
         socket.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
@@ -260,10 +261,10 @@ async fn connections_leave_descriptors_for_runs() {
         socket.read_exact(&mut start).await.unwrap();
         answers[usize::from(&start != b"HTTP/1.1 200")] += 1;
     }
-    // The client that waited for the server to be ready may have a place too.
-    assert!((99..=100).contains(&answers[0]), "{answers:?}");
+    // Half of the descriptors, without those by which others are told.
+    assert_eq!(answers, [68, 232]);
     let in_use = std::fs::read_dir(format!("/proc/{}/fd", server.pid)).unwrap().count();
-    assert!(in_use < 170, "{in_use} descriptors are in use");
+    assert!(in_use < 150, "{in_use} descriptors are in use");
     drop(sockets);
     until("places to be free", async || (server.get("/livez").await.0 == 200).then_some(())).await;
     server.sh("r", "echo done").await;

@@ -8,8 +8,8 @@ pub const ID_BYTES_MAX: usize = 255;
 /// Bytes of a request body: a prompt of 1 MiB, escaped at worst sixfold, and its frame.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of a request's head: the longest path that is told apart, and what proxies add.
-pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a request's head: an address of 64 KiB, beyond which there is a status of its own, and as much again.
+pub const HEAD_BYTES_MAX: usize = 128 << 10;
 
 /// How long a request's head may take from its first byte on, where nothing says otherwise: what other servers give it.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);

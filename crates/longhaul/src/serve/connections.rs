@@ -35,7 +35,7 @@ use crate::http::{Leave, Peer, Socket};
 const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Connections that are told at the same time that they are too many; until one of them is gone nothing is accepted.
-const REFUSED_AT_ONCE: usize = 64;
+const REFUSED_AT_ONCE: usize = 32;
 
 /// How long one of them has to ask and to read.
 const REFUSED_FOR: Duration = Duration::from_secs(1);
@@ -55,12 +55,13 @@ pub(super) struct Rules {
 pub(super) fn max_for(descriptors: Option<u64>) -> usize {
     let Some(descriptors) = descriptors else { return limits::CONNECTIONS_MAX };
     let kept = (descriptors / 4).max(limits::DESCRIPTORS_KEPT).min(descriptors / 2);
-    usize::try_from(descriptors - kept).unwrap_or(usize::MAX).clamp(1, limits::CONNECTIONS_MAX)
+    let left = usize::try_from(descriptors - kept).unwrap_or(usize::MAX);
+    left.saturating_sub(REFUSED_AT_ONCE).clamp(1, limits::CONNECTIONS_MAX)
 }
 
 /// Serves until the server drains, and then until every connection is over.
 pub(super) async fn serve(mut listener: Accepting, router: Router, connections: TaskTracker, rules: Rules) {
-    let refusing = Arc::new(Semaphore::new(REFUSED_AT_ONCE));
+    let (refusing, rules) = (Arc::new(Semaphore::new(REFUSED_AT_ONCE)), Arc::new(rules));
     let accept = async {
         loop {
             let (socket, remote) = listener.accept().await;
@@ -76,8 +77,14 @@ pub(super) async fn serve(mut listener: Accepting, router: Router, connections: 
                 });
                 continue;
             }
-            let peer = Peer::of(remote, socket.local_addr().ok());
-            connections.spawn(serve_one(socket, peer, router.clone(), rules.clone(), connections.clone()));
+            let (router, rules, rest) = (router.clone(), Arc::clone(&rules), connections.clone());
+            connections.spawn(async move {
+                if says_something(&socket, &rules).await {
+                    let peer = Peer::of(remote, socket.local_addr().ok());
+                    // What an HTTP server keeps for a connection is many times what one costs that says nothing.
+                    Box::pin(serve_one(socket, peer, router, &rules, rest)).await;
+                }
+            });
         }
     };
     tokio::select! {
@@ -108,16 +115,27 @@ async fn refuse(mut socket: TcpStream) -> io::Result<()> {
     if matches!(first, Ok(Ok(0) | Err(_))) {
         return Ok(());
     }
-    // More than there is room for at once is not waited for.
-    let _ = socket.write_all(format!("{head}{body}").as_bytes()).now_or_never();
+    let answer = format!("{head}{body}");
+    let _ = tokio::time::timeout_at(until, socket.write_all(answer.as_bytes())).await;
     socket.shutdown().await?;
     // To close on what was not read takes the answer away from the client.
     while tokio::time::timeout_at(until, socket.read(&mut asked)).await.is_ok_and(|read| read.is_ok_and(|n| n > 0)) {}
     Ok(())
 }
 
+/// Waits for a client's first word; false if there is none.
+async fn says_something(socket: &TcpStream, rules: &Rules) -> bool {
+    let mut first = [0];
+    tokio::select! {
+        biased;
+        word = socket.peek(&mut first) => word.is_ok_and(|bytes| bytes > 0),
+        () = tokio::time::sleep(rules.waits.idle()) => false,
+        () = rules.draining.cancelled() => false,
+    }
+}
+
 /// One connection. The answer that it left with goes on in a small task, since this one is as large as all it ever did.
-async fn serve_one(socket: TcpStream, peer: Peer, router: Router, rules: Rules, connections: TaskTracker) {
+async fn serve_one(socket: TcpStream, peer: Peer, router: Router, rules: &Rules, connections: TaskTracker) {
     let (leave, watch) = (Leave::default(), Watch::default());
     let service = hyper::service::service_fn({
         let (leave, watch) = (leave.clone(), watch.clone());
@@ -157,9 +175,8 @@ async fn serve_one(socket: TcpStream, peer: Peer, router: Router, rules: Rules, 
         })
         .await;
         if late == Some(Late::Head) {
-            // As much as there is room for, which is all.
             let mut io = connection.into_parts().io.into_inner();
-            let _ = io.write_all(HEAD_TOO_SLOW).now_or_never();
+            let _ = tokio::time::timeout(REFUSED_FOR, io.write_all(HEAD_TOO_SLOW)).await;
         }
     }
     if let Some(rest) = leave.finish() {

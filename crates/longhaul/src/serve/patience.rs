@@ -61,6 +61,11 @@ impl Waits {
         }
     }
 
+    /// How long a connection may be idle.
+    pub(super) fn idle(&self) -> Duration {
+        self.idle
+    }
+
     /// While the server stops: whoever has not asked yet may ask the next one.
     fn last(self) -> Self {
         let soon = limits::CLIENT_LAST_HEAD;
