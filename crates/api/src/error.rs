@@ -103,6 +103,8 @@ codes! {
         "There is no subscription with this id in this project.";
     MethodNotAllowed = "method_not_allowed", 405, "invalid_request_error", false,
         "The path exists, but not for this method.";
+    BodyTooSlow = "body_too_slow", 408, "invalid_request_error", true,
+        "The body did not arrive in time; nothing was stored.";
     RunConflict = "run_conflict", 409, "conflict_error", false,
         "The run id is bound to another request; both digests are given.";
     OperationConflict = "operation_conflict", 409, "conflict_error", false,
@@ -185,6 +187,8 @@ codes! {
         "There are as many subscriptions as there may be; delete some.";
     QueueFull = "queue_full", 503, "rate_limit_error", true,
         "The queue is full; nothing was started.";
+    TooManyConnections = "too_many_connections", 503, "rate_limit_error", true,
+        "The server has as many connections as it may have; nothing was read.";
     Draining = "draining", 503, "server_error", true,
         "The server is stopping or starting, or was told to take no new runs; nothing was started.";
     HarnessMissing = "harness_missing", 503, "server_error", false,
@@ -309,7 +313,8 @@ mod tests {
         for code in ErrorCode::ALL {
             assert_eq!(
                 code.may_retry(),
-                matches!(code.status(), 429 | 507) || (code.status() == 503 && *code != ErrorCode::HarnessMissing)
+                matches!(code.status(), 408 | 429 | 507)
+                    || (code.status() == 503 && *code != ErrorCode::HarnessMissing)
             );
         }
     }

@@ -222,9 +222,11 @@ fn state_of<'a>(harness: &str, home: Option<&Path>, value: impl Fn(&str) -> Opti
     let dirs = match harness {
         "claude" => vec![at("CLAUDE_CONFIG_DIR", ".claude"), at("", ".claude.json")],
         "codex" => vec![at("CODEX_HOME", ".codex")],
+        "copilot" => vec![at("COPILOT_HOME", ".copilot")],
         "gemini" => vec![at("", ".gemini")],
         "kimi" => vec![at("KIMI_CODE_HOME", ".kimi-code"), at("", ".kimi")],
         "pi" => vec![at("", ".pi")],
+        "qwen" => vec![at("QWEN_HOME", ".qwen")],
         "opencode" => vec![
             below(at("XDG_DATA_HOME", ".local/share")),
             below(at("XDG_CONFIG_HOME", ".config")),
@@ -291,6 +293,15 @@ mod tests {
         let moved = |name: &str| (name == "CODEX_HOME").then_some(elsewhere.as_str());
         assert_eq!(state_of("codex", Some(&home), moved), [home.join("elsewhere")]);
         assert!(state_of("exec", Some(&home), |_| None).is_empty());
+        // Every harness of a program has state, but for `acp`, whose program is anybody's.
+        for harness in longhaul_harness::all().iter().filter(|harness| harness.program().is_some()) {
+            let everywhere = |_: &str| Some(elsewhere.as_str());
+            std::fs::create_dir_all(home.join("elsewhere/opencode")).unwrap();
+            for usual in [".gemini", ".pi", ".qwen"] {
+                std::fs::create_dir_all(home.join(usual)).unwrap();
+            }
+            assert!(!state_of(harness.name(), Some(&home), everywhere).is_empty(), "{}", harness.name());
+        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod control;
 mod finish;
 mod goes_on;
 mod ingest;
+mod launch;
 mod people;
 mod restored;
 mod wire;
@@ -46,8 +47,8 @@ use longhaul_model::{Event, Seq, Timestamp};
 use longhaul_store::{Commit, ReadLimit, RecordWrite, StoreError, Urgency};
 use tokio::sync::{mpsc, oneshot};
 
-pub(crate) use self::attempt::private_dir;
 use self::commit::Refused;
+pub(crate) use self::launch::private_dir;
 pub(crate) use self::people::{NewAnswer, NewInput};
 use crate::cursor::Cursor;
 use crate::dirs::Stay;

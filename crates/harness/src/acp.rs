@@ -52,6 +52,8 @@ struct Fixed {
     args: &'static [&'static str],
     /// The option that names a model; `None` where the protocol does.
     model_option: Option<&'static str>,
+    /// The option that names a file of servers of tools; `None` where the protocol does.
+    mcp_option: Option<&'static str>,
     env: &'static [(&'static str, &'static str)],
     install: &'static str,
     tested_version: &'static str,

@@ -1,9 +1,31 @@
 //! Members of JSON objects whose shape is somebody else's promise: each read answers `None` where the shape is another.
 
+use longhaul_model::event::OutputStream;
 use serde_json::Value;
+
+use crate::parser::SourceLine;
 
 /// Bytes of the ids that a parser remembers between lines: twice the longest that any CLI was seen to use.
 const ID_BYTES_MAX: usize = 96;
+
+/// A line, or a part of it, has a shape that is not known.
+pub(crate) struct Unknown;
+
+/// Whether a line was understood.
+pub(crate) type Parsed = Result<(), Unknown>;
+
+/// What a line must have to be understood.
+pub(crate) fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
+    shape.ok_or(Unknown)
+}
+
+/// A line of stdout that is one JSON value.
+pub(crate) fn json(line: &SourceLine<'_>) -> Result<Value, Unknown> {
+    match (line.stream, line.part) {
+        (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
+        (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
+    }
+}
 
 /// A member that is a string.
 pub(crate) fn text<'a>(object: &'a Value, name: &str) -> Option<&'a str> {

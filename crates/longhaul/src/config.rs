@@ -92,9 +92,16 @@ pub const KEYS: &[Key] = &[
         Kind::Number(1),
         "Milliseconds that a long poll of a stream waits.",
     ),
+    key(
+        "server.client_timeout",
+        "LONGHAUL_CLIENT_TIMEOUT",
+        Kind::Number(1),
+        "Milliseconds that a request's head may take; the body and idle connections have four times as long.",
+    ),
     key("server.log", "LONGHAUL_LOG_FORMAT", Kind::Log, "The form of the log: text or json."),
     key("limits.live_max", "LONGHAUL_LIVE_MAX", Kind::Number(1), "Runs with a process at once."),
     key("limits.queue_max", "LONGHAUL_QUEUE_MAX", Kind::Number(0), "Runs that may wait for a place."),
+    key("limits.connections_max", "LONGHAUL_CONNECTIONS_MAX", Kind::Number(1), "Connections at once."),
     key(
         "limits.harness_max",
         "LONGHAUL_HARNESS_MAX",

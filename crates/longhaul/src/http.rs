@@ -53,6 +53,7 @@ use longhaul_engine::Engine;
 use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::access::{Insiders, Tokens};
 pub use backup::Backups;
@@ -65,7 +66,7 @@ pub use leave::{Leave, Socket};
 pub use openapi::document as openapi_document;
 pub(crate) use ops::readiness;
 pub use peer::Peer;
-pub use reply::Failure;
+pub use reply::{BodyTooSlow, Failure};
 pub use responses::Folds as ResponseFolds;
 pub use streams::Fans as StreamFans;
 pub(crate) use streams::callback_path;
@@ -118,6 +119,8 @@ pub struct Parts {
     pub upgrades: Arc<crate::serve::Upgrades>,
     /// Whether runs that are in nobody's trace begin one.
     pub traces: bool,
+    /// The connections, readers that left the HTTP server included.
+    pub connections: TaskTracker,
 }
 
 impl App {

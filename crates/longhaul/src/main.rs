@@ -12,10 +12,6 @@ use longhaul_harness::demo;
 use longhaul_model::limits::PROMPT_BYTES_MAX;
 use longhaul_supervise::{exec_stage, shim};
 
-/// Most of what a request allocates is freed by another thread, of the store: that is where allocators differ.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     match words.next().as_deref().and_then(|verb| verb.to_str()) {

@@ -10,6 +10,7 @@ mod accept;
 mod connections;
 mod hold;
 mod notify;
+mod patience;
 mod upgrade;
 
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ use longhaul_store_embedded::EmbeddedStore;
 use longhaul_supervise::{Grounds, Where, handover, nofile};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::access::{Insiders, Token, Tokens};
 use crate::http::{self, App, Door};
@@ -67,6 +69,10 @@ pub struct Options {
     pub public_url: Option<http::Origin>,
     /// How long a long poll of a stream waits.
     pub long_poll: Duration,
+    /// How long a request's head may take; what else a client may keep the server waiting with is a multiple of it.
+    pub client_timeout: Duration,
+    /// Connections at once, if not as many as descriptors allow.
+    pub connections_max: Option<usize>,
     /// Log as JSON.
     pub log_json: bool,
     /// Runs with a process at once.
@@ -333,12 +339,14 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         pulse,
         upgrades: Arc::clone(upgrades),
         traces: target.is_some(),
+        connections: TaskTracker::new(),
     });
     let exporter = target.map(|target| Exporter::start(engine.clone(), target.clone(), traced));
     // What was recorded is kept one by one until somebody folds it: without this, until somebody scrapes.
     let folded = tokio::spawn(crate::telemetry::fold(app.metrics.clone()));
-    let listener = Accepting { listener: hold.listener()?, no_more: no_more.clone() };
-    let face = tokio::spawn(connections::serve(listener, http::router(app), draining.clone()));
+    let listener = Accepting::new(hold.listener()?, no_more.clone());
+    let (open, rules) = (app.connections.clone(), connection_rules(options, &draining));
+    let face = tokio::spawn(connections::serve(listener, http::router(app), open, rules));
     let announced = tokio::spawn(announce(options.data_dir.clone(), info.clone()));
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),
@@ -385,6 +393,12 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
         tracing::info!("stopped");
     }
     Ok(end)
+}
+
+/// What holds of connections.
+fn connection_rules(options: &Options, draining: &CancellationToken) -> connections::Rules {
+    let max = options.connections_max.unwrap_or_else(|| connections::max_for(nofile::raise()));
+    connections::Rules { max, waits: patience::Waits::of(options.client_timeout), draining: draining.clone() }
 }
 
 /// Where traces go. A variable that cannot be heeded was set for other programs, and is no reason not to serve.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use support::little::{Little, SECRET};
 use support::model_server::{Agent, ModelServer};
 use support::proc::{shim_of, signal, start_time};
 use support::{Server, assert_log, assert_no_process, until};
@@ -18,6 +19,7 @@ const PROMPT: &str = "--version\nsay \"it\" in ünïcode, $HOME `id`\n\n-- ";
 /// A program that speaks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject {
+    Copilot,
     Gemini,
     Kimi,
     Qwen,
@@ -27,6 +29,19 @@ impl Subject {
     /// A run of it against the model at `url`, with a home of its own below `dir`; `None` if it is not installed.
     fn request(self, id: &str, dir: &Path, url: &str, permissions: &str) -> Option<Value> {
         let mut body = match self {
+            Self::Copilot => {
+                let program = support::tool("copilot")?;
+                let home = dir.join(format!("home-{id}"));
+                std::fs::create_dir_all(&home).unwrap();
+                let path = format!("{}:/usr/local/bin:/usr/bin:/bin", program.parent().unwrap().display());
+                // A provider of one's own needs no login.
+                let env = json!({
+                    "PATH": path, "HOME": home, "COPILOT_HOME": home, "COPILOT_OFFLINE": "true",
+                    "COPILOT_PROVIDER_BASE_URL": format!("{url}/v1"), "COPILOT_PROVIDER_API_KEY": "dummy-key",
+                    "COPILOT_MODEL": "scripted",
+                });
+                json!({ "run_id": id, "prompt": PROMPT, "env": env })
+            }
             Self::Gemini => {
                 let mut body = Agent::Gemini.request(id, dir, url, PROMPT)?;
                 body["env"]["GEMINI_CLI_NO_RELAUNCH"] = json!("true");
@@ -59,7 +74,11 @@ impl Subject {
                 json!({ "run_id": id, "prompt": PROMPT, "model": "scripted", "env": env })
             }
         };
-        body["harness"] = json!(if self == Self::Qwen { "qwen" } else { "acp" });
+        body["harness"] = json!(match self {
+            Self::Copilot => "copilot",
+            Self::Gemini | Self::Kimi => "acp",
+            Self::Qwen => "qwen",
+        });
         body["permissions"] = json!(permissions);
         Some(body)
     }
@@ -176,6 +195,15 @@ async fn qwen_gives_text() {
     it_gives_text(Subject::Qwen, "Let me think.", Some(usage)).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copilot_gives_text() {
+    let usage = json!({
+        "scope": "run", "input_tokens": 600, "output_tokens": 50, "cache_read_tokens": 400, "cache_write_tokens": 0,
+        "reasoning_tokens": 10,
+    });
+    it_gives_text(Subject::Copilot, "Let me think.", Some(usage)).await;
+}
+
 /// A shell command that leaves a file, and says so.
 fn touch(dir: &Path) -> (String, Value) {
     let command = format!("touch {}; echo hi-from-tool", dir.join("made").display());
@@ -190,7 +218,7 @@ async fn permissions_are_kept(subject: Subject, calls: bool) {
     let (_, turns) = touch(stage.server.dir.path());
     for (permissions, allowed) in [("edit", false), ("full", true)] {
         let Some((run, events)) = stage.run(subject, permissions, permissions, &turns).await else { return };
-        if !allowed && subject == Subject::Qwen {
+        if !allowed && [Subject::Copilot, Subject::Qwen].contains(&subject) {
             // It ends its turn then, and says nothing to it.
             assert_eq!(
                 (&run["status"], &run["error"]["code"]),
@@ -216,6 +244,11 @@ async fn permissions_are_kept(subject: Subject, calls: bool) {
 async fn geminis_permissions_are_kept() {
     // It tells neither the end of a call that was refused nor what a command printed.
     permissions_are_kept(Subject::Gemini, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copilots_permissions_are_kept() {
+    permissions_are_kept(Subject::Copilot, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -308,6 +341,11 @@ async fn a_cancel_reaches_geminis_tool() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_reaches_copilots_tool() {
+    a_cancel_reaches_the_tool(Subject::Copilot).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancel_reaches_kimis_tool() {
     a_cancel_reaches_the_tool(Subject::Kimi).await;
 }
@@ -338,6 +376,11 @@ async fn gemini_outlives_a_kill_of_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copilot_outlives_a_kill_of_the_server() {
+    it_outlives_a_kill_of_the_server(Subject::Copilot).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kimi_outlives_a_kill_of_the_server() {
     it_outlives_a_kill_of_the_server(Subject::Kimi).await;
 }
@@ -361,8 +404,15 @@ async fn it_loads_its_session_after_a_loss(subject: Subject, supervisor: bool) {
         (&json!("protocol_load"), &Some(1))
     );
     let count = |kind: &str| events.iter().filter(|event| event["type"] == kind).count();
-    assert_eq!(count("tool.called"), 1, "what was loaded is not told again");
+    // Copilot tells of the open call that it counts it as failed.
+    let calls = if subject == Subject::Copilot { 2 } else { 1 };
+    assert_eq!(count("tool.called"), calls, "what was loaded is not told again");
     assert!(stage.was_told("lost", "Your process was interrupted").await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copilot_loads_its_session_after_a_loss() {
+    it_loads_its_session_after_a_loss(Subject::Copilot, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -406,6 +456,37 @@ async fn kimi_is_not_believed_when_its_provider_fails() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn qwen_tells_of_a_providers_error() {
     it_tells_of_a_providers_error(Subject::Qwen, &[(400, "upstream")], "the provider said no").await;
+}
+
+/// Each agent must take servers of tools that are commands; the secret of one is in no frame.
+async fn it_calls_a_server_of_tools(subject: Subject, tool: &str, name: &str) {
+    let mut stage = Stage::new().await;
+    let little = Little::new(stage.server.dir.path());
+    let call = json!({ "name": tool, "args": {} });
+    let url = stage.model.script("mcp", &little.turns(|command| json!({ "shell": command }), call)).await;
+    let Some(body) = subject.request("mcp", stage.server.dir.path(), &url, "full") else { return };
+    little.it_is_called(&mut stage.server, body, name).await;
+    assert!(!stage.was_told("mcp", SECRET).await, "the model does not see it either");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copilot_calls_a_server_of_tools_whose_secret_is_nowhere() {
+    it_calls_a_server_of_tools(Subject::Copilot, "little-whisper", "other").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_calls_a_server_of_tools_whose_secret_is_nowhere() {
+    it_calls_a_server_of_tools(Subject::Gemini, "mcp_little_whisper", "other").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_calls_a_server_of_tools_whose_secret_is_nowhere() {
+    it_calls_a_server_of_tools(Subject::Kimi, "mcp__little__whisper", "other").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn qwen_calls_a_server_of_tools_whose_secret_is_nowhere() {
+    it_calls_a_server_of_tools(Subject::Qwen, "mcp__little__whisper", "mcp__little__whisper").await;
 }
 
 /// The next turn of a session loads it: the model is told all, and nothing old is told again as this run's.
@@ -580,5 +661,43 @@ async fn an_agent_that_does_not_go_is_sent_away() {
     let events = server.events("lingers").await;
     let exited = events.iter().find(|event| event["type"] == "process.exited").unwrap();
     assert_eq!(exited["data"]["stop"], "lingered");
+    assert_no_process(&server.data()).await;
+}
+
+/// An agent that asks one thing after another: each answer is with it at once, and not when its shim next looks.
+const ASKER: &str = r#"
+import json, sys
+def say(message):
+    message["jsonrpc"] = "2.0"
+    print(json.dumps(message), flush=True)
+asked = 0
+for line in sys.stdin:
+    message = json.loads(line)
+    method = message.get("method")
+    if method == "initialize":
+        say({"id": message["id"], "result": {"protocolVersion": 1, "agentCapabilities": {}}})
+    elif method == "session/new":
+        say({"id": message["id"], "result": {"sessionId": "s1"}})
+    elif method == "session/prompt":
+        prompt = message["id"]
+    if method == "session/prompt" or (method is None and asked < 40):
+        asked += 1
+        say({"id": "q%d" % asked, "method": "_any/thing", "params": {}})
+    elif method is None:
+        update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "asked %d" % asked}}
+        say({"method": "session/update", "params": {"sessionId": "s1", "update": update}})
+        say({"id": prompt, "result": {"stopReason": "end_turn"}})
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_protocols_own_answers_are_with_the_agent_at_once() {
+    let server = Server::start().await;
+    let body =
+        json!({ "run_id": "asks", "harness": "acp", "command": "python3", "args": ["-c", ASKER], "prompt": PROMPT });
+    let begun = std::time::Instant::now();
+    assert_eq!(server.post("/v1/runs", &body).await.0, 201);
+    assert_completed(&server.end("asks").await, "asked 40");
+    // Who is not told looks once a second: 42 answers would take as many seconds.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_no_process(&server.data()).await;
 }

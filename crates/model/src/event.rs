@@ -5,7 +5,9 @@
 //! [`EventData::Unknown`] with its bytes kept.
 //! Never: holds environment values or secrets.
 
+mod asked;
 mod payload;
+mod said;
 
 use std::borrow::Cow;
 
@@ -16,7 +18,9 @@ use crate::id::{RunId, Seq};
 use crate::time::Timestamp;
 use crate::trace::Trace;
 
+pub use asked::*;
 pub use payload::*;
+pub use said::*;
 
 macro_rules! event_types {
     ($($(#[$doc:meta])* $variant:ident = $name:literal),* $(,)?) => {

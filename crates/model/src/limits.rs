@@ -8,6 +8,31 @@ pub const ID_BYTES_MAX: usize = 255;
 /// Bytes of a request body: a prompt of 1 MiB, escaped at worst sixfold, and its frame.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of a request's head: an address of 64 KiB, beyond which there is a status of its own, and as much again.
+pub const HEAD_BYTES_MAX: usize = 128 << 10;
+
+/// How long a request's head may take from its first byte on, where nothing says otherwise: what other servers give it.
+pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long at least: below it a busy machine would refuse those who are quick.
+pub const CLIENT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// How long at most: beyond it nobody is waited for any more.
+pub const CLIENT_TIMEOUT_MAX: Duration = Duration::from_hours(1);
+/// How many times as long the body may take: with 30 s the largest one comes over half a megabit a second.
+pub const CLIENT_BODY_TIMES: u32 = 4;
+/// How many times as long a connection may be idle: with 30 s longer than pools of clients and proxies keep one, so that it
+/// is they who close it, and no request meets a connection that is being closed.
+pub const CLIENT_IDLE_TIMES: u32 = 4;
+/// How many times as long a client may take nothing of an answer: a person may stop a pager.
+pub const CLIENT_STALLED_TIMES: u32 = 10;
+/// How long a head may take while the server stops.
+pub const CLIENT_LAST_HEAD: Duration = Duration::from_millis(500);
+
+/// Connections of one server: their memory is a few KiB each, and somebody must pay for it.
+pub const CONNECTIONS_MAX: usize = 100_000;
+/// Descriptors that no connection gets, or a quarter of all if that is more, or half of them if that is less: the store and
+/// the runs need some.
+pub const DESCRIPTORS_KEPT: u64 = 128;
+
 /// Bytes of one piece of a line of output: large enough that ordinary lines are one piece, small enough that one event
 /// never dominates a page.
 pub const LINE_PART_BYTES_MAX: usize = 64 << 10;

@@ -190,6 +190,20 @@ async fn a_copy_holds_plain_streams_too() {
     assert_eq!(content(&*other).await.unwrap(), content(&*store).await.unwrap());
 }
 
+/// What is durable when a copy is asked for is in it, although it would be applied a second later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_waits_for_what_is_not_applied() {
+    let (live, copied) = (quick_dir(), quick_dir());
+    let (mut options, _) = options(live.path());
+    options.apply_after = Duration::from_secs(1);
+    let store = EmbeddedStore::open(options).unwrap();
+    populate(&store, 0, 200).await;
+    let expected = content(&store).await.unwrap();
+    store.copy_to(copied.path()).await.unwrap();
+    renew(copied.path()).unwrap();
+    assert!(content(&*open(copied.path())).await.unwrap() == expected);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_opens_once_in_a_process() {
     let dir = quick_dir();

@@ -3,7 +3,7 @@
 use longhaul_supervise::AttemptSpec;
 
 use super::Owner;
-use super::attempt::private_dir;
+use super::launch::private_dir;
 use crate::containment::{Confine, Site};
 use crate::homes;
 use crate::sealed::Sealed;

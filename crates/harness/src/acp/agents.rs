@@ -5,7 +5,7 @@
 use super::{Acp, Fixed};
 use crate::plan::ENV_BASE;
 
-const FIELDS: [&str; 5] = ["model", "prompt", "permissions", "approvals", "session_id"];
+const FIELDS: [&str; 6] = ["model", "prompt", "permissions", "approvals", "session_id", "mcp"];
 
 /// Any command that speaks it.
 pub(crate) static ANY: Acp = Acp {
@@ -13,7 +13,7 @@ pub(crate) static ANY: Acp = Acp {
     summary: "Any agent that speaks ACP, the Agent Client Protocol, over its standard input.",
     program: None,
     env_allow: &ENV_ANY,
-    fields: &["model", "prompt", "permissions", "approvals", "session_id", "command", "args"],
+    fields: &["model", "prompt", "permissions", "approvals", "session_id", "mcp", "command", "args"],
 };
 
 /// GitHub Copilot CLI.
@@ -24,6 +24,8 @@ pub(crate) static COPILOT: Acp = Acp {
         program: "copilot",
         args: &["--acp", "--no-auto-update"],
         model_option: Some("--model"),
+        // By the protocol it takes none that is a command, and says so in its own log alone.
+        mcp_option: Some("--additional-mcp-config"),
         env: &[("NO_COLOR", "1")],
         install: "npm install -g @github/copilot@1.0.102",
         tested_version: "1.0.102",
@@ -40,6 +42,7 @@ pub(crate) static QWEN: Acp = Acp {
         program: "qwen",
         args: &["--acp"],
         model_option: Some("-m"),
+        mcp_option: None,
         env: &[("NO_COLOR", "1")],
         install: "npm install -g @qwen-code/qwen-code@0.24.4",
         tested_version: "0.24.4",

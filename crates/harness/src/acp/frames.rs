@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 
 use super::terms::Terms;
 use crate::channel::{Frame, Prepared, line};
+use crate::mcp::SHELL;
+use crate::request::Request;
 use crate::shape::text;
 
 /// The version of the protocol.
@@ -37,14 +39,23 @@ pub(super) fn initialize(terms: Terms) -> Frame {
 }
 
 /// The conversation's frames that the parser sends when it may: `session` or `resume`, `model` or `model_option`,
-/// `prompt`.
-pub(super) fn prepared(prompt: &str, cwd: &str, resume: Option<&str>, model: Option<&str>) -> Vec<Prepared> {
+/// `prompt`. Servers of tools are names with scripts: each agent must take those that are commands.
+pub(super) fn prepared(
+    asked: &Request<'_>,
+    prompt: &str,
+    model: Option<&str>,
+    servers: &[(&str, String)],
+) -> Vec<Prepared> {
     let one = |id: &str, message: Value| Prepared { id: id.to_owned(), message };
+    let (cwd, resume) = (asked.cwd, asked.resume);
+    let server =
+        |(name, script): &(&str, String)| json!({ "name": name, "command": SHELL, "args": [script], "env": [] });
+    let servers: Value = servers.iter().map(server).collect();
     let mut frames = match resume {
-        None => vec![one("session", request(SESSION, "session/new", json!({ "cwd": cwd, "mcpServers": [] })))],
+        None => vec![one("session", request(SESSION, "session/new", json!({ "cwd": cwd, "mcpServers": servers })))],
         Some(session) => ["load", "resume"]
             .map(|how| {
-                let params = json!({ "sessionId": session, "cwd": cwd, "mcpServers": [] });
+                let params = json!({ "sessionId": session, "cwd": cwd, "mcpServers": servers });
                 one(how, request(SESSION, &format!("session/{how}"), params))
             })
             .to_vec(),

@@ -10,8 +10,8 @@
 //! ```
 
 use longhaul_model::event::{
-    ApprovalRequested, ApprovalWithdrawn, EventData, MessageDelta, MessageDiscarded, OutputStream, ReasoningDelta,
-    SessionBound, ToolCalled, ToolCompleted, VerdictReported, Warning,
+    ApprovalRequested, ApprovalWithdrawn, EventData, MessageDelta, MessageDiscarded, ReasoningDelta, SessionBound,
+    ToolCalled, ToolCompleted, VerdictReported, Warning,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use crate::channel::{Frame, Reply};
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
-use crate::shape::{count, id, short, text};
+use crate::shape::{Parsed, Unknown, count, id, json, known, short, text};
 
 const VERSION: u32 = 1;
 
@@ -153,11 +153,6 @@ pub(super) struct AcpParser {
     replies: Vec<Reply>,
 }
 
-/// The line has a shape that is not known.
-struct Unknown;
-
-type Parsed = Result<(), Unknown>;
-
 impl AcpParser {
     pub fn new(name: &'static str, saved: Option<&[u8]>) -> Result<Self, StateError> {
         Ok(Self { name, state: saved::decode(name, VERSION, saved)?, replies: Vec::new() })
@@ -174,12 +169,9 @@ impl Parser for AcpParser {
     }
 
     fn line(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
-        let parsed = match (line.stream, line.part) {
-            (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
-            (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
-        };
+        let parsed = json(line);
         let replies = &mut self.replies;
-        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
+        if parsed.and_then(|value| self.state.take(&value, out, replies)).is_err() {
             self.state.pieces.keep(line, out);
         }
     }
@@ -208,10 +200,6 @@ impl Parser for AcpParser {
         let session = self.state.session.as_deref()?;
         Some(frames::cancel(session, self.state.waiting.iter().map(|(request, _)| request.value())))
     }
-}
-
-fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
 }
 
 fn warn(code: &str, message: String, out: &mut Vec<EventData>) {
@@ -490,6 +478,11 @@ impl State {
             warn(if self.broken { "upstream" } else { "source" }, words.to_owned(), out);
             return Ok(());
         }
+        if self.who == Who::Copilot && is_note(piece) {
+            self.open = Open::None;
+            warn("source", piece.to_owned(), out);
+            return Ok(());
+        }
         let grave = self.who == Who::Copilot && piece.starts_with("Error: ");
         if grave {
             self.open = Open::None;
@@ -571,6 +564,13 @@ impl State {
         }
         Ok(Some(frames::chosen(&request.value(), frames::option(options, allowed))))
     }
+}
+
+/// Whether copilot says this of itself, in the shape of a message: when its call was refused, and when it loads a session
+/// with an open call. Source: real runs of 1.0.102.
+fn is_note(piece: &str) -> bool {
+    piece == "Info: Operation cancelled by user"
+        || (piece.starts_with("Warning: ") && piece.contains(" had no recorded result at resume"))
 }
 
 /// A question for people.

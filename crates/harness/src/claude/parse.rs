@@ -6,8 +6,8 @@
 //! Never: trusts a shape; a member that is not what it should be makes the line one that is not understood.
 
 use longhaul_model::event::{
-    EventData, InputDelivered, MessageCompleted, MessageDelta, OutputStream, ReasoningDelta, SessionBound, ToolCalled,
-    ToolCompleted, Usage, Warning,
+    EventData, InputDelivered, MessageCompleted, MessageDelta, ReasoningDelta, SessionBound, ToolCalled, ToolCompleted,
+    Usage, Warning,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::channel::Reply;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
-use crate::shape::{count, id, is_true, text};
+use crate::shape::{Parsed, Unknown, count, id, is_true, json, known, text};
 
 const VERSION: u32 = 1;
 
@@ -73,11 +73,6 @@ pub(super) struct ClaudeParser {
     replies: Vec<Reply>,
 }
 
-/// The line, or a part of it, has a shape that is not known.
-struct Unknown;
-
-type Parsed = Result<(), Unknown>;
-
 impl ClaudeParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
         Ok(Self { state: saved::decode(NAME, VERSION, saved)?, replies: Vec::new() })
@@ -94,12 +89,9 @@ impl Parser for ClaudeParser {
     }
 
     fn line(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
-        let parsed = match (line.stream, line.part) {
-            (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
-            (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
-        };
+        let parsed = json(line);
         let replies = &mut self.replies;
-        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
+        if parsed.and_then(|value| self.state.take(&value, out, replies)).is_err() {
             self.state.pieces.keep(line, out);
         }
     }
@@ -121,10 +113,6 @@ impl Parser for ClaudeParser {
     fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
         Some(channel::input(input_id, text))
     }
-}
-
-fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
 }
 
 /// The tool call that a line's agent works for: absent or null is the main agent.

@@ -11,10 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::items::{called, completed, failed, warn};
-use super::parse::{Parsed, Unknown, known};
 use super::repeat::Repeats;
 use crate::kept::Pieces;
-use crate::shape::{count, id, text};
+use crate::shape::{Parsed, Unknown, count, id, known, text};
 
 /// Calls that are open at once and remembered; past this the oldest is taken for done.
 const CALLS_MAX: usize = 16;

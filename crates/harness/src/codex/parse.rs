@@ -3,7 +3,7 @@
 //! Job: hands each line to the reader of its kind ([`super::talk`], [`super::exec`]); a line that is not understood is
 //! kept. Owns: which kind it is.
 
-use longhaul_model::event::{EventData, OutputStream};
+use longhaul_model::event::EventData;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use crate::channel::Reply;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
+use crate::shape::{Parsed, json};
 
 /// The same for both kinds: a cursor that an earlier release saved is one of `codex exec`.
 const VERSION: u32 = 1;
@@ -71,15 +72,6 @@ pub(super) struct CodexParser {
     replies: Vec<Reply>,
 }
 
-/// The line has a shape that is not known.
-pub(super) struct Unknown;
-
-pub(super) type Parsed = Result<(), Unknown>;
-
-pub(super) fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
-}
-
 impl CodexParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
         Ok(Self { state: saved::decode(NAME, VERSION, saved)?, replies: Vec::new() })
@@ -96,12 +88,9 @@ impl Parser for CodexParser {
     }
 
     fn line(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
-        let parsed = match (line.stream, line.part) {
-            (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
-            (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
-        };
+        let parsed = json(line);
         let replies = &mut self.replies;
-        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
+        if parsed.and_then(|value| self.state.take(&value, out, replies)).is_err() {
             self.state.pieces().keep(line, out);
         }
     }

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use super::{NAME, frames};
 use crate::channel::Channel;
-use crate::mcp::McpServer;
-use crate::plan::{ENV_BASE, Plan, PlanFile, Program, StopStep, stop_by_interrupt};
+use crate::mcp::{SHELL, Told, only_commands};
+use crate::plan::{ENV_BASE, Plan, Program, StopStep, stop_by_interrupt};
 use crate::request::{PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "codex";
@@ -54,13 +54,12 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         }
     }
     let mut args = vec!["app-server".to_owned()];
-    let mut files = Vec::new();
-    for (name, server) in request.mcp.iter().flat_map(|mcp| &mcp.servers) {
-        let file = PlanFile { name: format!("mcp-{name}.sh"), bytes: mcp_script(name, server)? };
-        let script = toml_text(&format!("{}/{}", request.files_dir, file.name));
-        args.extend(["-c".to_owned(), format!("mcp_servers.{name}.command=\"/bin/sh\"")]);
-        args.extend(["-c".to_owned(), format!("mcp_servers.{name}.args=[{script}]")]);
-        files.push(file);
+    let (servers, files) = request.mcp.map(|mcp| mcp.told(request.files_dir)).transpose()?.unwrap_or_default();
+    for (name, server) in servers {
+        // Codex takes servers as arguments, which `ps` shows.
+        let Told::Script(script) = server else { return Err(only_commands(NAME, name)) };
+        args.extend(["-c".to_owned(), format!("mcp_servers.{name}.command={}", toml_text(SHELL))]);
+        args.extend(["-c".to_owned(), format!("mcp_servers.{name}.args=[{}]", toml_text(&script))]);
     }
     let channel = Channel {
         opening: frames::opening(request),
@@ -86,38 +85,6 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         source_session_id: request.resume.map(str::to_owned),
         warnings: Vec::new(),
     })
-}
-
-/// A script that becomes the server: Codex takes servers as arguments, and neither a server's variables nor its own
-/// arguments may stand there.
-fn mcp_script(name: &str, server: &McpServer) -> Result<Vec<u8>, PlanError> {
-    let refuse = |message: String| PlanError::Invalid { field: "mcp", message };
-    let McpServer::Command { command, args, env } = server else {
-        return Err(refuse(format!(
-            "names server {name} by an address, which codex takes only where ps shows it; give a command"
-        )));
-    };
-    let mut script = String::new();
-    for (variable, value) in env {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if !variable.chars().all(plain) || variable.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(refuse(format!("gives server {name} a variable whose name a shell cannot set")));
-        }
-        let written = writeln!(script, "export {variable}={}", shell_text(value));
-        debug_assert!(written.is_ok(), "a string takes all");
-    }
-    script.push_str("exec");
-    for word in std::iter::once(command).chain(args) {
-        script.push(' ');
-        script.push_str(&shell_text(word));
-    }
-    script.push('\n');
-    Ok(script.into_bytes())
-}
-
-/// `text` as one word of a shell. Source: POSIX, "Single-Quotes".
-fn shell_text(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// `text` as a basic string of TOML. Source: TOML 1.0, "String".
@@ -146,6 +113,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::mcp::McpServer;
     use crate::request::Permissions;
 
     /// The command line, and the frames in order: those that are prepared last.

@@ -18,11 +18,10 @@ use serde_json::{Map, Value, json};
 use super::asks::{self, Change};
 use super::frames::{self, Terms};
 use super::items::{called, completed, failed_as, warn};
-use super::parse::{Parsed, Unknown, known};
 use super::repeat::Repeats;
 use crate::channel::{Frame, Reply};
 use crate::kept::Pieces;
-use crate::shape::{count, id, is_true, short, text};
+use crate::shape::{Parsed, Unknown, count, id, is_true, known, short, text};
 
 /// Calls that are open at once and remembered; past this the oldest is taken for done.
 const CALLS_MAX: usize = 16;

@@ -18,7 +18,7 @@ use super::NAME;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
-use crate::shape::{count, id, text};
+use crate::shape::{Parsed, Unknown, count, id, json, known, text};
 
 const VERSION: u32 = 1;
 
@@ -52,11 +52,6 @@ pub(super) struct KimiParser {
     state: State,
 }
 
-/// The line, or a part of it, has a shape that is not known.
-struct Unknown;
-
-type Parsed = Result<(), Unknown>;
-
 impl KimiParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
         Ok(Self { state: saved::decode(NAME, VERSION, saved)? })
@@ -73,11 +68,8 @@ impl Parser for KimiParser {
     }
 
     fn line(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
-        let parsed = match (line.stream, line.part) {
-            (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
-            (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
-        };
-        if parsed.and_then(|value: Value| self.state.take(&value, out)).is_err() {
+        let parsed = json(line);
+        if parsed.and_then(|value| self.state.take(&value, out)).is_err() {
             self.state.pieces.keep(line, out);
         }
         if line.stream == OutputStream::Stderr
@@ -100,10 +92,6 @@ impl Parser for KimiParser {
     fn state(&self) -> Vec<u8> {
         saved::encode(NAME, VERSION, &self.state)
     }
-}
-
-fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
 }
 
 impl State {

@@ -15,7 +15,7 @@ use super::NAME;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
-use crate::shape::{count, id, short, text};
+use crate::shape::{Parsed, Unknown, count, id, json, known, short, text};
 
 const VERSION: u32 = 1;
 
@@ -49,11 +49,6 @@ pub(super) struct OpenCodeParser {
     state: State,
 }
 
-/// The line has a shape that is not known.
-struct Unknown;
-
-type Parsed = Result<(), Unknown>;
-
 impl OpenCodeParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
         Ok(Self { state: saved::decode(NAME, VERSION, saved)? })
@@ -70,15 +65,11 @@ impl Parser for OpenCodeParser {
     }
 
     fn line(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
-        let parsed = match (line.stream, line.part) {
-            (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
-            (OutputStream::Stdout, Some(_)) => Err(Unknown),
-            (OutputStream::Stderr, _) => {
-                self.state.complaint(line.bytes);
-                Err(Unknown)
-            }
-        };
-        if parsed.and_then(|value: Value| self.state.take(&value, out)).is_err() {
+        if line.stream == OutputStream::Stderr {
+            self.state.complaint(line.bytes);
+        }
+        let parsed = json(line);
+        if parsed.and_then(|value| self.state.take(&value, out)).is_err() {
             self.state.pieces.keep(line, out);
         }
     }
@@ -103,10 +94,6 @@ impl Parser for OpenCodeParser {
     fn state(&self) -> Vec<u8> {
         saved::encode(NAME, VERSION, &self.state)
     }
-}
-
-fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
 }
 
 impl State {

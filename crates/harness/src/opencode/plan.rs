@@ -2,14 +2,17 @@
 //!
 //! The prompt is its standard input, a file: as an argument with spaces it would reach the model in quotation marks.
 
+use serde_json::{Map, json};
+
 use super::NAME;
-use crate::plan::{ENV_BASE, Plan, Program, stop_by_term};
+use crate::mcp::{SHELL, Told};
+use crate::plan::{ENV_BASE, Plan, PlanFile, Program, stop_by_term};
 use crate::request::{Permissions, PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "opencode";
 
-pub(super) const FIELDS: [&str; 7] =
-    ["model", "prompt", "effort", "permissions", "cost_usd_max", "tokens_max", "session_id"];
+pub(super) const FIELDS: [&str; 8] =
+    ["model", "prompt", "effort", "permissions", "cost_usd_max", "tokens_max", "session_id", "mcp"];
 
 const ENV_ALLOW: [&str; 33] = [
     ENV_BASE[0],
@@ -50,6 +53,19 @@ const ENV_ALLOW: [&str; 33] = [
 /// Nothing is fetched that the task does not ask for.
 const QUIET: [&str; 2] = ["OPENCODE_DISABLE_AUTOUPDATE", "OPENCODE_DISABLE_LSP_DOWNLOAD"];
 
+/// The file of settings with the servers. OpenCode reads it after the user's own settings and before the directory's.
+const MCP_FILE: &str = "opencode.json";
+
+/// OpenCode's own form. Source: a real run of 1.18.33, which listed and called the tool of such a server.
+fn mcp_config(servers: &[(&str, Told<'_>)]) -> Vec<u8> {
+    let one = |server: &Told<'_>| match server {
+        Told::Script(path) => json!({ "type": "local", "command": [SHELL, path], "enabled": true }),
+        Told::Url(url, headers) => json!({ "type": "remote", "url": url, "headers": headers, "enabled": true }),
+    };
+    let servers: Map<_, _> = servers.iter().map(|(name, server)| ((*name).to_owned(), one(server))).collect();
+    json!({ "mcp": servers }).to_string().into_bytes()
+}
+
 pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     request.check(NAME, &FIELDS)?;
     let prompt = request.prompt(NAME)?;
@@ -81,11 +97,19 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     }
     let mut env = vec![("NO_COLOR".to_owned(), "1".to_owned())];
     env.extend(QUIET.map(|name| (name.to_owned(), "1".to_owned())));
+    let mut files = Vec::new();
+    if let Some(mcp) = request.mcp {
+        let (servers, scripts) = mcp.told(request.files_dir)?;
+        let file = PlanFile { name: MCP_FILE.to_owned(), bytes: mcp_config(&servers) };
+        env.push(("OPENCODE_CONFIG".to_owned(), format!("{}/{MCP_FILE}", request.files_dir)));
+        files = scripts;
+        files.push(file);
+    }
     Ok(Plan {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: Some(prompt.as_bytes().to_vec()),
-        files: Vec::new(),
+        files,
         channel: None,
         env,
         env_allow: &ENV_ALLOW,
@@ -141,5 +165,24 @@ mod tests {
             plan(&Request { prompt: Some(&long), ..Request::default() }).unwrap().stdin.map(|s| s.len()),
             Some(4 << 20)
         );
+    }
+
+    #[test]
+    fn servers_are_a_file() {
+        let mcp = crate::mcp::tests::two_servers();
+        let request = Request { prompt: Some("x"), mcp: Some(&mcp), files_dir: "/f", ..Request::default() };
+        let plan = plan(&request).unwrap();
+        let told = ("OPENCODE_CONFIG".to_owned(), "/f/opencode.json".to_owned());
+        assert!(plan.env.contains(&told), "{:?}", plan.env);
+        assert_eq!(plan.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["mcp-near.sh", "opencode.json"]);
+        let script = "export TOKEN='s3cr'\\''3t'\nexec 'serve' 'it'\\''s'\n";
+        assert_eq!(String::from_utf8_lossy(&plan.files[0].bytes), script);
+        let file: serde_json::Value = serde_json::from_slice(&plan.files[1].bytes).unwrap();
+        let want = json!({ "mcp": {
+            "far": { "type": "remote", "url": "https://h/mcp", "headers": { "Authorization": "s3cr3t" }, "enabled": true },
+            "near": { "type": "local", "command": ["/bin/sh", "/f/mcp-near.sh"], "enabled": true },
+        } });
+        assert_eq!(file, want);
+        assert!(!format!("{plan:?} {request:?}").contains("s3cr"), "no secret is shown by accident");
     }
 }

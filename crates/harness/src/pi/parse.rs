@@ -20,7 +20,7 @@ use crate::channel::Reply;
 use crate::kept::Pieces;
 use crate::parser::{Parser, SourceLine, StateError};
 use crate::saved;
-use crate::shape::{count, id, is_true, short, text};
+use crate::shape::{Parsed, Unknown, count, id, is_true, json, known, short, text};
 
 const VERSION: u32 = 1;
 
@@ -118,11 +118,6 @@ pub(super) struct PiParser {
     replies: Vec<Reply>,
 }
 
-/// The line, or a part of it, has a shape that is not known.
-struct Unknown;
-
-type Parsed = Result<(), Unknown>;
-
 impl PiParser {
     pub fn new(saved: Option<&[u8]>) -> Result<Self, StateError> {
         Ok(Self { state: saved::decode(NAME, VERSION, saved)?, replies: Vec::new() })
@@ -139,12 +134,9 @@ impl Parser for PiParser {
     }
 
     fn line(&mut self, line: &SourceLine<'_>, out: &mut Vec<EventData>) {
-        let parsed = match (line.stream, line.part) {
-            (OutputStream::Stdout, None) => serde_json::from_slice(line.bytes).map_err(|_| Unknown),
-            (OutputStream::Stdout, Some(_)) | (OutputStream::Stderr, _) => Err(Unknown),
-        };
+        let parsed = json(line);
         let replies = &mut self.replies;
-        if parsed.and_then(|value: Value| self.state.take(&value, out, replies)).is_err() {
+        if parsed.and_then(|value| self.state.take(&value, out, replies)).is_err() {
             self.state.pieces.keep(line, out);
             match line.stream {
                 OutputStream::Stdout => self.state.piece(line, out, replies),
@@ -176,10 +168,6 @@ impl Parser for PiParser {
     fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
         self.state.talk.as_ref().filter(|talk| talk.hears()).map(|_| frames::input(input_id, text))
     }
-}
-
-fn known<T>(shape: Option<T>) -> Result<T, Unknown> {
-    shape.ok_or(Unknown)
 }
 
 impl State {

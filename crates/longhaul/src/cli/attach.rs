@@ -2,10 +2,8 @@
 
 use longhaul_model::Seq;
 
-use super::follow::{Interrupts, OnInterrupt, Show, follow};
+use super::follow::{Interrupts, View, follow};
 use super::pick::{describe, pick};
-use super::render::{Renderer, Taste};
-use super::request::EXEC;
 use super::screen::Paint;
 use super::session::Session;
 use super::trouble::Trouble;
@@ -22,21 +20,8 @@ pub struct Args {
     /// Begin after this event instead of at the beginning
     #[arg(long, value_name = "SEQ", default_value_t = 0)]
     pub after: u64,
-    /// What Ctrl-C does
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    pub on_interrupt: OnInterrupt,
-    /// Print the events as JSON, one a line
-    #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
-    pub json: bool,
-    /// Let terminal escapes of the agent through
-    #[arg(long)]
-    pub raw: bool,
-    /// Print nothing but the answer and failures
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Print more about processes and sessions
-    #[arg(short, long, conflicts_with = "quiet")]
-    pub verbose: bool,
+    #[command(flatten)]
+    pub view: View,
 }
 
 /// Does it.
@@ -47,16 +32,11 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
     let client = session.client().await?;
     let picked = pick(session, &client, args.run.as_deref()).await?;
     let mut interrupts = Interrupts::listen()?;
-    let show = if args.json {
-        Show::Json
-    } else {
-        let taste = Taste { raw: args.raw, verbose: args.verbose, quiet: args.quiet };
-        if args.run.is_some() && !args.quiet {
-            let line = format!("run {}", describe(&picked.run));
-            session.screen.note(&Paint::Dim.on(session.screen.err_colour, &line));
-        }
-        Show::Human(Box::new(Renderer::new(session.screen, taste, picked.run.harness == EXEC)))
-    };
+    if args.run.is_some() && !args.view.json && !args.view.quiet {
+        let line = format!("run {}", describe(&picked.run));
+        session.screen.note(&Paint::Dim.on(session.screen.err_colour, &line));
+    }
+    let show = args.view.show(session, &picked.run);
     let events = Follow::new(session.finder.clone(), client, picked.project, picked.id, Seq::new(args.after));
-    follow(session, events, show, args.on_interrupt, &mut interrupts).await
+    follow(session, events, show, args.view.on_interrupt, &mut interrupts).await
 }

@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use longhaul_api::Snapshot;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit;
 use super::pick::short;
-use super::render::Renderer;
+use super::render::{Renderer, Taste};
+use super::request::EXEC;
 use super::screen::Ink;
 use super::session::Session;
 use super::trouble::Trouble;
@@ -27,6 +29,37 @@ pub enum OnInterrupt {
     Detach,
     /// The run is cancelled; Ctrl-C again detaches.
     Cancel,
+}
+
+/// How a run is followed: the options of each verb that does.
+#[derive(Debug, clap::Args)]
+pub struct View {
+    /// What Ctrl-C does
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
+    pub on_interrupt: OnInterrupt,
+    /// Print the events as JSON, one a line
+    #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
+    pub json: bool,
+    /// Let terminal escapes of the agent through
+    #[arg(long)]
+    pub raw: bool,
+    /// Print nothing but the answer and failures
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print more about processes and sessions
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+}
+
+impl View {
+    /// How the events of a run are shown.
+    pub fn show(&self, session: &Session, run: &Snapshot) -> Show {
+        if self.json {
+            return Show::Json;
+        }
+        let taste = Taste { raw: self.raw, verbose: self.verbose, quiet: self.quiet };
+        Show::Human(Box::new(Renderer::new(session.screen, taste, run.harness == EXEC)))
+    }
 }
 
 /// How events are shown.

@@ -8,10 +8,9 @@ use longhaul_model::{RunId, Seq};
 use serde_json::{Map, Value, json};
 
 use super::exit;
-use super::follow::{Interrupts, OnInterrupt, Show, follow};
+use super::follow::{Interrupts, View, follow};
 use super::pick::pick;
-use super::render::{Renderer, Taste};
-use super::request::{EXEC, timeout_ms, variables};
+use super::request::{timeout_ms, variables};
 use super::run::{Announce, Permit, WhenLost, announce, start};
 use super::session::Session;
 use super::trouble::Trouble;
@@ -50,21 +49,8 @@ pub struct Args {
     /// Id of the new run; the same id with the same request attaches to the same run
     #[arg(long, value_name = "RUN_ID")]
     pub id: Option<String>,
-    /// What Ctrl-C does
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    pub on_interrupt: OnInterrupt,
-    /// Print the events as JSON, one a line
-    #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
-    pub json: bool,
-    /// Let terminal escapes of the agent through
-    #[arg(long)]
-    pub raw: bool,
-    /// Print nothing but the answer and failures
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Print more about processes and sessions
-    #[arg(short, long, conflicts_with = "quiet")]
-    pub verbose: bool,
+    #[command(flatten)]
+    pub view: View,
 }
 
 /// Does it.
@@ -89,18 +75,13 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         }
         started = start(session, client, async |client| client.resume(&of.project, &of.id, &body).await) => started?,
     };
-    announce(session, &run, new, Announce::of(args.detach, args.json, args.quiet))?;
+    announce(session, &run, new, Announce::of(args.detach, args.view.json, args.view.quiet))?;
     if args.detach {
         return Ok(0);
     }
-    let show = if args.json {
-        Show::Json
-    } else {
-        let taste = Taste { raw: args.raw, verbose: args.verbose, quiet: args.quiet };
-        Show::Human(Box::new(Renderer::new(session.screen, taste, run.harness == EXEC)))
-    };
+    let show = args.view.show(session, &run);
     let events = Follow::new(session.finder.clone(), client, run.project, run.id, Seq::ZERO);
-    follow(session, events, show, args.on_interrupt, &mut interrupts).await
+    follow(session, events, show, args.view.on_interrupt, &mut interrupts).await
 }
 
 fn body(

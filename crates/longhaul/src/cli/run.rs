@@ -11,9 +11,8 @@ use longhaul_api::{RunRequest, Snapshot};
 use longhaul_model::Seq;
 
 use super::exit;
-use super::follow::{Interrupts, OnInterrupt, Show, follow};
+use super::follow::{Interrupts, View, follow};
 use super::pick::{agent, short};
-use super::render::{Renderer, Taste};
 use super::request::{self, EXEC, Place, Work};
 use super::session::Session;
 use super::stdin;
@@ -153,21 +152,8 @@ pub struct Args {
     /// Session that the run is a turn of, in the session's own directory; a new one begins with its first turn
     #[arg(long, value_name = "SESSION", conflicts_with = "command")]
     pub session: Option<String>,
-    /// What Ctrl-C does
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t)]
-    pub on_interrupt: OnInterrupt,
-    /// Print the events as JSON, one a line
-    #[arg(long, conflicts_with_all = ["quiet", "verbose", "raw"])]
-    pub json: bool,
-    /// Let terminal escapes of the agent through
-    #[arg(long)]
-    pub raw: bool,
-    /// Print nothing but the answer and failures
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// Print more about processes and sessions
-    #[arg(short, long, conflicts_with = "quiet")]
-    pub verbose: bool,
+    #[command(flatten)]
+    pub view: View,
 }
 
 /// Does it.
@@ -188,18 +174,13 @@ pub async fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
         () = interrupts.next() => return Err(interrupted(&request)),
         started = start(session, client, async |client| client.start_run(&request).await) => started?,
     };
-    announce(session, &run, new, Announce::of(args.detach, args.json, args.quiet))?;
+    announce(session, &run, new, Announce::of(args.detach, args.view.json, args.view.quiet))?;
     if args.detach {
         return Ok(0);
     }
-    let show = if args.json {
-        Show::Json
-    } else {
-        let taste = Taste { raw: args.raw, verbose: args.verbose, quiet: args.quiet };
-        Show::Human(Box::new(Renderer::new(session.screen, taste, run.harness == EXEC)))
-    };
+    let show = args.view.show(session, &run);
     let events = Follow::new(session.finder.clone(), client, run.project, run.id, Seq::ZERO);
-    follow(session, events, show, args.on_interrupt, &mut interrupts).await
+    follow(session, events, show, args.view.on_interrupt, &mut interrupts).await
 }
 
 /// A turn of a session that is there works where the session does, whatever directory this is.

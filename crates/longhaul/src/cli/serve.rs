@@ -48,6 +48,13 @@ pub struct Args {
     /// Milliseconds that a long poll of a stream waits for data before it is answered with nothing [default: 30000]
     #[arg(long, value_name = "MS")]
     pub long_poll_timeout: Option<std::num::NonZeroU64>,
+    /// Milliseconds that a request's head may take; its body, an idle connection and an answer that is not taken have a
+    /// multiple of it [default: 30000]
+    #[arg(long, value_name = "MS")]
+    pub client_timeout: Option<std::num::NonZeroU64>,
+    /// Connections at once; the next one is refused [default: three quarters of the descriptors, at most 100000]
+    #[arg(long, value_name = "COUNT")]
+    pub connections_max: Option<std::num::NonZeroUsize>,
     /// Form of the log on stderr [default: text]
     #[arg(long, value_enum)]
     pub log: Option<Log>,
@@ -164,6 +171,16 @@ pub fn run(args: Args, session: &Session) -> Result<u8, Trouble> {
             .or_else(|| number("server.long_poll_timeout"))
             .map_or(limits::STREAM_LONG_POLL, std::time::Duration::from_millis)
             .min(limits::STREAM_LONG_POLL_MAX),
+        client_timeout: args
+            .client_timeout
+            .map(Into::into)
+            .or_else(|| number("server.client_timeout"))
+            .map_or(limits::CLIENT_TIMEOUT, std::time::Duration::from_millis)
+            .clamp(limits::CLIENT_TIMEOUT_MIN, limits::CLIENT_TIMEOUT_MAX),
+        connections_max: args
+            .connections_max
+            .map(Into::into)
+            .or_else(|| number("limits.connections_max").map(|n| n as usize)),
         log_json: args.log.map_or(config.text("server.log") == Some("json"), |log| log == Log::Json),
         live_max: args.live_max.map(Into::into).or_else(|| number("limits.live_max").map(|n| n as usize)),
         queue_max: args.queue_max.or_else(|| number("limits.queue_max").map(|n| n as usize)),

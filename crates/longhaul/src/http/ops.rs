@@ -108,6 +108,7 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
     let drift = app.engine.drift();
     metrics::gauge!("longhaul_places_drift", "kind" => "idle").set(drift.idle as f64);
     metrics::gauge!("longhaul_places_drift", "kind" => "uncounted").set(drift.uncounted as f64);
+    metrics::gauge!("longhaul_connections").set(app.connections.len() as f64);
     metrics::gauge!("longhaul_uptime_seconds").set(app.started.elapsed().as_secs_f64());
     if let Some((_, worst)) = app.pulse.delay() {
         metrics::gauge!("longhaul_event_loop_delay_seconds").set(worst.as_secs_f64());

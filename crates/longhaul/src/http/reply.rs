@@ -1,5 +1,6 @@
 //! Answers: JSON with the headers that every answer has, and problems.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use axum::Json;
@@ -47,6 +48,10 @@ impl IntoResponse for Failure {
         if !self.0.code.may_retry() {
             response.headers_mut().insert(SHOULD_RETRY, HeaderValue::from_static("false"));
         }
+        if self.0.code == ErrorCode::BodyTooSlow {
+            // The rest of the body is not waited for.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response.extensions_mut().insert(self);
         response
     }
@@ -61,9 +66,22 @@ pub(super) fn write_failure(response: Response, failure: &Failure, request_id: &
     Response::from_parts(parts, body)
 }
 
+/// Why a body that takes too long ends.
+#[derive(Debug, thiserror::Error)]
+#[error("the body took too long")]
+pub struct BodyTooSlow;
+
+/// Whether an error is a [`BodyTooSlow`] below.
+fn is_too_slow(error: &(dyn Error + 'static)) -> bool {
+    error.is::<BodyTooSlow>() || error.source().is_some_and(is_too_slow)
+}
+
 /// The body of a request, bounded.
 pub(super) fn body(bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Failure> {
     bytes.map_err(|rejection| match rejection.status() {
+        _ if is_too_slow(&rejection) => {
+            Failure::new(ErrorCode::BodyTooSlow, "the body did not arrive in time; nothing was stored")
+        }
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(ErrorCode::BodyTooLarge, format!("the body has more than {} bytes", limits::BODY_BYTES_MAX))
                 .fact("limit_bytes", limits::BODY_BYTES_MAX)

@@ -4,6 +4,7 @@
 #![allow(dead_code, missing_docs, clippy::missing_panics_doc)]
 
 pub mod collector;
+pub mod little;
 pub mod live;
 pub mod model_server;
 pub mod proc;
@@ -51,6 +52,8 @@ pub struct Server {
     pub http: reqwest::Client,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// How many files it may open, if not as many as the test may.
+    pub descriptors: Option<u64>,
 }
 
 impl Server {
@@ -74,6 +77,14 @@ impl Server {
         server
     }
 
+    /// A server that may open so many files and no more.
+    pub async fn start_with_descriptors(descriptors: u64, args: &[&str]) -> Self {
+        let mut server = Self::down(args, &[]);
+        server.descriptors = Some(descriptors);
+        server.up().await;
+        server
+    }
+
     fn down(args: &[&str], env: &[(&str, &str)]) -> Self {
         Self {
             dir: tempfile::Builder::new().prefix("lh-test-").tempdir().unwrap(),
@@ -83,6 +94,7 @@ impl Server {
             http: reqwest::Client::new(),
             args: args.iter().map(|a| (*a).to_owned()).collect(),
             env: env.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
+            descriptors: None,
         }
     }
 
@@ -102,7 +114,15 @@ impl Server {
         let listen = self.base.strip_prefix("http://").unwrap_or("127.0.0.1:0").to_owned();
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let child = Command::new(LONGHAUL)
+        let mut command = match self.descriptors {
+            None => Command::new(LONGHAUL),
+            Some(count) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(format!("ulimit -n {count}; exec \"$0\" \"$@\"")).arg(LONGHAUL);
+                shell
+            }
+        };
+        let child = command
             .arg("serve")
             .arg("--data-dir")
             .arg(self.data())
@@ -345,6 +365,8 @@ pub fn tool(name: &str) -> Option<PathBuf> {
         "claude" => root.join("node_modules/@anthropic-ai/claude-code-linux-x64/claude"),
         "gemini" => root.join("node_modules/.bin/gemini"),
         "kimi" => root.join("node_modules/.bin/kimi"),
+        "opencode" => root.join("node_modules/opencode-linux-x64/bin/opencode"),
+        "copilot" => root.join("node_modules/@github/copilot-linux-x64/copilot"),
         "pi" => root.join("node_modules/.bin/pi"),
         "qwen" => root.join("node_modules/.bin/qwen"),
         "python" => root.join("venv/bin/python"),

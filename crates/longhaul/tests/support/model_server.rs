@@ -69,6 +69,7 @@ pub enum Agent {
     Codex,
     Gemini,
     Kimi,
+    OpenCode,
     Pi,
 }
 
@@ -79,6 +80,7 @@ impl Agent {
             Self::Codex => "codex",
             Self::Gemini => "gemini",
             Self::Kimi => "kimi",
+            Self::OpenCode => "opencode",
             Self::Pi => "pi",
         }
     }
@@ -128,6 +130,13 @@ impl Agent {
                 std::fs::write(home.join("config.toml"), config).unwrap();
                 json!({ "PATH": path, "HOME": home, "KIMI_CODE_HOME": home })
             }
+            Self::OpenCode => {
+                let config = opencode_config(url).to_string();
+                json!({
+                    "PATH": path, "HOME": home, "OPENCODE_CONFIG_CONTENT": config,
+                    "OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+                })
+            }
             Self::Pi => {
                 let model = json!({
                     "id": "scripted", "name": "scripted", "reasoning": true, "input": ["text"],
@@ -149,7 +158,7 @@ impl Agent {
         match self {
             // Without one it asks a model which one to take.
             Self::Gemini => request["model"] = json!("gemini-2.5-flash"),
-            Self::Pi => request["model"] = json!("local/scripted"),
+            Self::OpenCode | Self::Pi => request["model"] = json!("local/scripted"),
             Self::Claude | Self::Codex | Self::Kimi => {}
         }
         Some(request)
@@ -158,11 +167,27 @@ impl Agent {
     /// A turn's tool call that runs a shell command.
     pub fn shell(self, command: &str) -> Value {
         match self {
-            Self::Claude | Self::Gemini | Self::Kimi | Self::Pi => json!({ "shell": command }),
+            Self::Claude | Self::Gemini | Self::Kimi | Self::OpenCode | Self::Pi => json!({ "shell": command }),
             // Without it codex goes on after ten seconds although the command still runs.
             Self::Codex => json!({ "name": "exec_command", "args": { "cmd": command, "yield_time_ms": 30_000 } }),
         }
     }
+}
+
+/// What OpenCode needs to know of the model at `url`.
+fn opencode_config(url: &str) -> Value {
+    let model = json!({
+        "name": "scripted", "reasoning": true, "tool_call": true,
+        "limit": { "context": 100_000, "output": 8_000 }, "cost": { "input": 1, "output": 2 },
+    });
+    let provider = json!({
+        "npm": "@ai-sdk/openai-compatible", "name": "local",
+        "options": { "baseURL": format!("{url}/v1"), "apiKey": "dummy-key" }, "models": { "scripted": model },
+    });
+    json!({
+        "autoupdate": false, "share": "disabled", "model": "local/scripted", "small_model": "local/scripted",
+        "enabled_providers": ["local"], "provider": { "local": provider },
+    })
 }
 
 /// Lets a gated answer of the model go on, step by step.
