@@ -235,16 +235,8 @@ mod tests {
 
     #[test]
     fn a_redirect_is_an_answer_and_is_not_followed() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let served = std::thread::spawn(move || {
-            let (mut connection, _) = listener.accept().unwrap();
-            let mut asked = [0; 4096];
-            let read = connection.read(&mut asked).unwrap();
-            let answer = "HTTP/1.1 307 x\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 2\r\n\r\nno";
-            connection.write_all(answer.as_bytes()).unwrap();
-            String::from_utf8_lossy(&asked[..read]).to_ascii_lowercase()
-        });
+        let answer = "HTTP/1.1 307 x\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 2\r\n\r\nno";
+        let (address, served) = serve(vec![answer.into()], Duration::ZERO);
         let answer = send(&call(&format!("http://{address}/hook")), "t=1", DefaultResolver::default()).unwrap();
         assert_eq!((answer.status, &answer.body[..]), (307, &b"no"[..]));
         let asked = served.join().unwrap();

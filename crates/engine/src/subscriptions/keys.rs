@@ -121,6 +121,13 @@ impl Keys {
 /// The file's bytes. One that is not there is made: durable under another name before it has its own, and that durable
 /// before anything is signed.
 fn kept(path: &Path) -> io::Result<Vec<u8>> {
+    let value = found_or_made(path)?;
+    // Also of a file that was found: whoever made it may have been killed before this.
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
+    Ok(value)
+}
+
+fn found_or_made(path: &Path) -> io::Result<Vec<u8>> {
     match File::open(path) {
         Ok(file) => {
             let mut value = Vec::new();
@@ -143,7 +150,6 @@ fn kept(path: &Path) -> io::Result<Vec<u8>> {
     file.write_all(&value)?;
     file.sync_all()?;
     std::fs::rename(&new, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(value)
 }
 
