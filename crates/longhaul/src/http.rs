@@ -46,14 +46,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request};
+use axum::response::Response;
 use axum::routing::{delete, get, post};
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use longhaul_api::ErrorCode;
 use longhaul_engine::Engine;
 use longhaul_model::limits;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::Service as _;
 
 use crate::access::{Insiders, Tokens};
 pub use backup::Backups;
@@ -192,8 +196,39 @@ pub const ROUTES: &[(&str, &[&str])] = &[
     ("/openapi.json", &["get"]),
 ];
 
+/// The faces, as connections ask them.
+#[derive(Debug, Clone)]
+pub struct Faces {
+    app: App,
+    router: Router,
+}
+
+impl Faces {
+    /// All of them.
+    pub fn new(app: App) -> Self {
+        Self { router: router(app.clone()), app }
+    }
+
+    /// The answer to a request that came over a connection.
+    pub fn answer(
+        &self,
+        peer: &Peer,
+        leave: &Leave,
+        mut request: Request,
+    ) -> impl Future<Output = Response> + Send + use<> {
+        if streams::is_append(&request) {
+            return Either::Left(Box::pin(streams::visit(self.app.clone(), peer.clone(), request)));
+        }
+        request.extensions_mut().insert(ConnectInfo(peer.clone()));
+        request.extensions_mut().insert(leave.clone());
+        Either::Right(self.router.clone().call(request).map(|answer| match answer {
+            Ok(answer) => answer,
+        }))
+    }
+}
+
 /// The router of all faces.
-pub fn router(app: App) -> Router {
+fn router(app: App) -> Router {
     Router::new()
         .route("/v1/runs", get(runs::list).post(runs::create))
         .route("/v1/runs/{id}", get(runs::show).delete(runs::erase))

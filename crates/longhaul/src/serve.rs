@@ -346,7 +346,7 @@ async fn serve(options: &Options, hold: &mut Option<Hold>, upgrades: &Arc<Upgrad
     let folded = tokio::spawn(crate::telemetry::fold(app.metrics.clone()));
     let listener = Accepting::new(hold.listener()?, no_more.clone());
     let (open, rules) = (app.connections.clone(), connection_rules(options, &draining));
-    let face = tokio::spawn(connections::serve(listener, http::router(app), open, rules));
+    let face = tokio::spawn(connections::serve(listener, http::Faces::new(app), open, rules));
     let announced = tokio::spawn(announce(options.data_dir.clone(), info.clone()));
     let recovery = engine.recovery();
     tracing::info!(address = %bound, pid = info.pid, version = crate::VERSION, epoch = engine.epoch().get(),

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 
 use axum::body::Bytes;
-use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{Method, header};
 use axum::response::Response;
 use futures_util::stream;
@@ -71,12 +71,12 @@ impl Dialect {
 }
 
 /// Whether a request is one for a stream without names, as far as the door can see.
-pub(super) fn is_asked(request: &Request) -> bool {
-    let path = request.uri().path();
+pub(super) fn is_asked(request: &Parts) -> bool {
+    let path = request.uri.path();
     let of_one = ["/v1/runs/", "/v1/sessions/"].iter().any(|of| path.starts_with(of)) && path.ends_with("/events");
     let streams = path == "/v1/events" || of_one;
     let asked = |part: &str| part.split_once('=') == Some((PARAMETER, EVENTSOURCE));
-    request.method() == Method::GET && streams && request.uri().query().is_some_and(|q| q.split('&').any(asked))
+    request.method == Method::GET && streams && request.uri.query().is_some_and(|q| q.split('&').any(asked))
 }
 
 /// Whether a refusal would close an EventSource in silence, although its page could do something about it.

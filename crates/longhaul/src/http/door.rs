@@ -7,7 +7,7 @@
 use axum::body::Body;
 use axum::extract::{ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt as _;
@@ -32,6 +32,11 @@ use crate::access::{Refusal, Standing, Token};
 /// Where streams are that people write.
 const STREAMS: &str = "/v1/stream/";
 
+/// What a request goes by, in its answer and in the log.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
 /// Paths that tell nothing and need no token.
 const OPEN: &[&str] = &["/livez", "/readyz"];
 
@@ -42,6 +47,8 @@ pub struct Door {
     token: Option<[u8; 32]>,
     /// Whether the server is bound to loopback only.
     loopback: bool,
+    /// The user that the server runs as.
+    own: u32,
     /// Whose pages may use it.
     origins: Origins,
 }
@@ -57,7 +64,7 @@ impl Door {
     /// The rules for a server with this token on this kind of address.
     pub fn new(token: Option<&str>, loopback: bool, origins: Vec<Origin>) -> Self {
         let token = token.map(|t| Sha256::digest(t.as_bytes()).into());
-        Self { token, loopback, origins: Origins::new(origins) }
+        Self { token, loopback, own: rustix::process::geteuid().as_raw(), origins: Origins::new(origins) }
     }
 
     /// A loopback caller without a token must be this server's own user, or root.
@@ -65,7 +72,7 @@ impl Door {
         if self.token.is_some() || OPEN.contains(&path) {
             return Ok(());
         }
-        let own = rustix::process::geteuid().as_raw();
+        let own = self.own;
         match peer.filter(|peer| peer.is_loopback()).and_then(Peer::uid) {
             Some(uid) if uid == own || uid == 0 => Ok(()),
             Some(uid) => Err(Problem::new(
@@ -112,8 +119,8 @@ impl Door {
         Ok(())
     }
 
-    fn check(&self, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
-        self.check_names(headers)?;
+    /// The server's own token, where it has one.
+    fn check_token(&self, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
         let Some(expected) = &self.token else { return Ok(Caller::default()) };
         let digest: Option<[u8; 32]> = bearer(headers).map(|token| Sha256::digest(token.as_bytes()).into());
         match digest {
@@ -140,9 +147,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The token with bounds that a request carries, in its header or as `?token=`, which is taken out of its address.
 fn given_token(parts: &mut Parts) -> Result<Option<String>, Failure> {
     let query = parts.uri.query().unwrap_or_default();
-    let mut given = query::values(query, "token");
-    given.retain(|text| Token::is_ours(text));
-    let Some(text) = given.pop() else {
+    let given = query::values(query, "token").into_iter().rfind(|text| Token::is_ours(text));
+    let Some(text) = given else {
         return Ok(bearer(&parts.headers).filter(|text| Token::is_ours(text)).map(str::to_owned));
     };
     if !Token::may_be_in_an_address(&text) {
@@ -236,14 +242,12 @@ async fn check_standing(app: &App, need: Need, peer: Option<&Peer>, parts: &mut 
 }
 
 /// Decides about a request.
-async fn admit(app: &App, peer: Option<&Peer>, parts: &mut Parts) -> Result<Admitted, Failure> {
+async fn admit(app: &App, peer: Option<&Peer>, pattern: Option<&str>, parts: &mut Parts) -> Result<Admitted, Failure> {
     app.door.check_names(&parts.headers)?;
-    let path = parts.uri.path().to_owned();
-    if OPEN.contains(&&*path) {
+    if OPEN.contains(&parts.uri.path()) {
         return Ok(Admitted { caller: Caller::default(), ends: None });
     }
-    let pattern = parts.extensions.get::<MatchedPath>().cloned();
-    let need = scope::of(&parts.method, pattern.as_ref().map(MatchedPath::as_str));
+    let need = scope::of(&parts.method, pattern);
     if need.open {
         return Ok(Admitted { caller: Caller::default(), ends: None });
     }
@@ -259,8 +263,8 @@ async fn admit(app: &App, peer: Option<&Peer>, parts: &mut Parts) -> Result<Admi
         let left = Duration::from_millis(left.unsigned_abs());
         return Ok(Admitted { caller: Caller::bounded(token), ends: Some((revoked, left)) });
     }
-    let caller = app.door.check(&parts.headers, &path)?;
-    app.door.check_peer(peer, &path)?;
+    let caller = app.door.check_token(&parts.headers, parts.uri.path())?;
+    app.door.check_peer(peer, parts.uri.path())?;
     if need.scope > Scope::Read && !need.agents {
         check_standing(app, need, peer, parts).await?;
     }
@@ -316,16 +320,42 @@ fn measure(status: StatusCode, took: Duration) {
     SECONDS.get_or_init(|| metrics::histogram!("longhaul_http_request_seconds")).record(took.as_secs_f64());
 }
 
-/// Checks a request, passes it on, and finishes its answer.
+/// The id that a request came with, or a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID).filter(|value| value.to_str().is_ok_and(is_request_id));
+    given.cloned().unwrap_or_else(|| {
+        let mut text = uuid::Uuid::encode_buffer();
+        let text = uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("-"))
+    })
+}
+
+/// Checks a request, passes it on to the route it is for, and finishes its answer.
 pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
+    let pattern = parts.extensions.get::<MatchedPath>().cloned();
+    let pattern = pattern.as_ref().map(MatchedPath::as_str);
+    visit(&app, peer.as_ref(), pattern, parts, |mut parts, caller| {
+        parts.extensions.insert(caller);
+        next.run(Request::from_parts(parts, body))
+    })
+    .await
+}
+
+/// Checks a request that is for the route `pattern`, has it answered, and finishes the answer.
+pub(super) async fn visit<F: Future<Output = Response>>(
+    app: &App,
+    peer: Option<&Peer>,
+    pattern: Option<&str>,
+    mut parts: Parts,
+    answer: impl FnOnce(Parts, Caller) -> F,
+) -> Response {
     let began = Instant::now();
-    let unnamed = dialect::is_asked(&request);
-    let (mut parts, body) = request.into_parts();
-    let given = parts.headers.get("x-request-id").and_then(|v| v.to_str().ok()).filter(|text| is_request_id(text));
-    let id = given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+    let unnamed = dialect::is_asked(&parts);
+    let id = request_id(&parts.headers);
     // The path alone: a share's token is in the query.
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let peer = parts.extensions.get::<ConnectInfo<Peer>>().map(|info| info.0.clone());
     let origin = parts.headers.get(header::ORIGIN).cloned();
     let preflight = cors::is_preflight(&method, &parts.headers);
     let appends = method == Method::POST && path.starts_with(STREAMS);
@@ -333,10 +363,9 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
         let named = app.door.check_host(&parts.headers);
         named.map_or_else(|problem| Failure::from(problem).into_response(), |()| cors::preflight())
     } else {
-        match admit(&app, peer.as_ref(), &mut parts).await {
+        match admit(app, peer, pattern, &mut parts).await {
             Ok(Admitted { caller, ends }) => {
-                parts.extensions.insert(caller);
-                let response = next.run(Request::from_parts(parts, body)).await;
+                let response = answer(parts, caller).await;
                 match ends {
                     Some(ends) => end_with(response, ends),
                     None => response,
@@ -345,36 +374,37 @@ pub(super) async fn pass(State(app): State<App>, request: Request, next: Next) -
             Err(failure) => failure.into_response(),
         }
     };
+    // Only what may be in a header's text is ever in it.
+    let request_id = id.to_str().unwrap_or_default();
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
-        tracing::debug!(request_id = %id, code = failure.0.code.as_str(), message = %failure.0.message, "refused");
+        tracing::debug!(request_id, code = failure.0.code.as_str(), message = %failure.0.message, "refused");
         response = if unnamed && dialect::must_be_said(&failure) {
-            dialect::say(&failure, &response, &id)
+            dialect::say(&failure, &response, request_id)
         } else {
-            write_failure(response, &failure, &id)
+            write_failure(response, &failure, request_id)
         };
         // What is refused now may be there in a moment.
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     let status = response.status();
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", value);
-    }
-    app.door.origins.mark(origin.as_ref(), response.headers_mut());
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Pages of allowed origins ask by CORS, which this does not concern; nobody else may so much as embed an answer.
-    response.headers_mut().insert("cross-origin-resource-policy", HeaderValue::from_static("same-origin"));
     let took = began.elapsed();
     measure(status, took);
     let took_us = took.as_micros() as u64;
     // Reads are many and change nothing; appends are many, and what they stored says so itself.
     let many = method.is_safe() || (appends && status.is_success());
     if many {
-        tracing::debug!(request_id = %id, %method, path, status = status.as_u16(), took_us, "request");
+        tracing::debug!(request_id, %method, path, status = status.as_u16(), took_us, "request");
     } else {
         // Which run a request began or changed: from here on the log names that.
         let run = response.headers().get("x-run-id").and_then(|value| value.to_str().ok());
-        tracing::info!(request_id = %id, run, %method, path, status = status.as_u16(), took_us, "request");
+        tracing::info!(request_id, run, %method, path, status = status.as_u16(), took_us, "request");
     }
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Pages of allowed origins ask by CORS, which this does not concern; nobody else may so much as embed an answer.
+    headers.insert(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    app.door.origins.mark(origin.as_ref(), headers);
     response
 }
 
@@ -386,14 +416,20 @@ mod tests {
         pairs.iter().map(|(n, v)| (n.parse::<header::HeaderName>().unwrap(), v.parse().unwrap())).collect()
     }
 
+    /// What a door without a look at the peer says.
+    fn check(door: &Door, headers: &HeaderMap, path: &str) -> Result<Caller, Problem> {
+        door.check_names(headers)?;
+        door.check_token(headers, path)
+    }
+
     #[test]
     fn a_loopback_server_answers_to_loopback_names_only() {
         let door = Door::new(None, true, vec![]);
         for host in ["localhost:4437", "127.0.0.1:4437", "127.0.0.1", "[::1]:4437", "LOCALHOST"] {
-            assert!(door.check(&headers(&[("host", host)]), "/v1/runs").is_ok(), "{host}");
+            assert!(check(&door, &headers(&[("host", host)]), "/v1/runs").is_ok(), "{host}");
         }
         for host in ["evil.example:4437", "", "127.0.0.1.evil.example"] {
-            let problem = door.check(&headers(&[("host", host)]), "/v1/runs").unwrap_err();
+            let problem = check(&door, &headers(&[("host", host)]), "/v1/runs").unwrap_err();
             assert_eq!(problem.code, ErrorCode::ForbiddenHost, "{host}");
         }
     }
@@ -401,7 +437,7 @@ mod tests {
     #[test]
     fn another_origin_gets_nothing() {
         let door = Door::new(None, true, vec![]);
-        let ask = |origin| door.check(&headers(&[("host", "127.0.0.1:4437"), ("origin", origin)]), "/v1/runs");
+        let ask = |origin| check(&door, &headers(&[("host", "127.0.0.1:4437"), ("origin", origin)]), "/v1/runs");
         assert!(ask("http://127.0.0.1:4437").is_ok());
         for origin in ["http://127.0.0.1:9999", "https://evil.example", "null"] {
             assert_eq!(ask(origin).unwrap_err().code, ErrorCode::ForbiddenHost, "{origin}");
@@ -411,7 +447,7 @@ mod tests {
     #[test]
     fn the_token_is_needed_and_compared() {
         let door = Door::new(Some("s3cret"), false, vec![]);
-        let ask = |value: &str, path| door.check(&headers(&[("host", "h"), ("authorization", value)]), path);
+        let ask = |value: &str, path| check(&door, &headers(&[("host", "h"), ("authorization", value)]), path);
         assert!(ask("Bearer s3cret", "/v1/runs").is_ok());
         assert_eq!(ask("Bearer nope", "/v1/runs").unwrap_err().code, ErrorCode::Unauthorized);
         assert_eq!(ask("Basic s3cret", "/v1/runs").unwrap_err().code, ErrorCode::Unauthorized);

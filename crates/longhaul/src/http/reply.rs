@@ -4,10 +4,11 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use longhaul_api::{ErrorCode, Problem};
 use longhaul_engine::{CancelError, DispatchError, EraseError, Erased, ResumeError};
 use longhaul_model::{RunKey, SessionId, limits};
@@ -71,24 +72,32 @@ pub(super) fn write_failure(response: Response, failure: &Failure, request_id: &
 #[error("the body took too long")]
 pub struct BodyTooSlow;
 
-/// Whether an error is a [`BodyTooSlow`] below.
-fn is_too_slow(error: &(dyn Error + 'static)) -> bool {
-    error.is::<BodyTooSlow>() || error.source().is_some_and(is_too_slow)
+/// Whether an error is an `E` below.
+fn is<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
+    error.is::<E>() || error.source().is_some_and(is::<E>)
 }
 
 /// The body of a request, bounded.
 pub(super) fn body(bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Failure> {
-    bytes.map_err(|rejection| match rejection.status() {
-        _ if is_too_slow(&rejection) => {
-            Failure::new(ErrorCode::BodyTooSlow, "the body did not arrive in time; nothing was stored")
-        }
-        StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(ErrorCode::BodyTooLarge, format!("the body has more than {} bytes", limits::BODY_BYTES_MAX))
-                .fact("limit_bytes", limits::BODY_BYTES_MAX)
-                .into()
-        }
-        _ => Failure::new(ErrorCode::InvalidJson, "the body did not arrive whole"),
-    })
+    bytes.map_err(|rejection| unread(&rejection))
+}
+
+/// Reads the body of a request, bounded.
+pub(super) async fn read(body: Body) -> Result<Bytes, Failure> {
+    axum::body::to_bytes(body, limits::BODY_BYTES_MAX).await.map_err(|error| unread(&error))
+}
+
+/// Why a body is not there.
+fn unread(error: &(dyn Error + 'static)) -> Failure {
+    if is::<BodyTooSlow>(error) {
+        Failure::new(ErrorCode::BodyTooSlow, "the body did not arrive in time; nothing was stored")
+    } else if is::<LengthLimitError>(error) {
+        Problem::new(ErrorCode::BodyTooLarge, format!("the body has more than {} bytes", limits::BODY_BYTES_MAX))
+            .fact("limit_bytes", limits::BODY_BYTES_MAX)
+            .into()
+    } else {
+        Failure::new(ErrorCode::InvalidJson, "the body did not arrive whole")
+    }
 }
 
 /// There is no such run.

@@ -28,6 +28,7 @@ use axum::Router;
 use axum::routing::{get, put};
 
 use super::App;
+pub(super) use append::{is_append, visit};
 pub use fan::Fans;
 
 /// The face's routes.
@@ -36,7 +37,7 @@ pub(super) fn routes() -> Router<App> {
         .route("/v1/stream", get(list::list))
         .route("/v1/stream/runs/{id}", get(run_log::read).head(run_log::head))
         .route(
-            "/v1/stream/{*path}",
+            append::ROUTE,
             put(create::create).post(append::append).get(read::read).head(head::head).delete(delete::delete),
         )
         .merge(subscriptions::routes())

@@ -11,10 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::ConnectInfo;
 use axum::extract::Request;
-use axum::http::Response;
 use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -25,11 +22,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::Service as _;
 
 use super::Accepting;
 use super::patience::{Late, Patience, Waits, Watch, Watched};
-use crate::http::{Leave, Peer, Socket};
+use crate::http::{Faces, Leave, Peer, Socket};
 
 /// What a client gets whose head does not come: RFC 9110 section 15.5.9.
 const HEAD_TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -60,7 +56,7 @@ pub(super) fn max_for(descriptors: Option<u64>) -> usize {
 }
 
 /// Serves until the server drains, and then until every connection is over.
-pub(super) async fn serve(mut listener: Accepting, router: Router, connections: TaskTracker, rules: Rules) {
+pub(super) async fn serve(mut listener: Accepting, faces: Faces, connections: TaskTracker, rules: Rules) {
     let (refusing, rules) = (Arc::new(Semaphore::new(REFUSED_AT_ONCE)), Arc::new(rules));
     let accept = async {
         loop {
@@ -77,12 +73,12 @@ pub(super) async fn serve(mut listener: Accepting, router: Router, connections: 
                 });
                 continue;
             }
-            let (router, rules, rest) = (router.clone(), Arc::clone(&rules), connections.clone());
+            let (faces, rules, rest) = (faces.clone(), Arc::clone(&rules), connections.clone());
             connections.spawn(async move {
                 if says_something(&socket, &rules).await {
                     let peer = Peer::of(remote, socket.local_addr().ok());
                     // What an HTTP server keeps for a connection is many times what one costs that says nothing.
-                    Box::pin(serve_one(socket, peer, router, &rules, rest)).await;
+                    Box::pin(serve_one(socket, peer, faces, &rules, rest)).await;
                 }
             });
         }
@@ -135,18 +131,14 @@ async fn says_something(socket: &TcpStream, rules: &Rules) -> bool {
 }
 
 /// One connection. The answer that it left with goes on in a small task, since this one is as large as all it ever did.
-async fn serve_one(socket: TcpStream, peer: Peer, router: Router, rules: &Rules, connections: TaskTracker) {
+async fn serve_one(socket: TcpStream, peer: Peer, faces: Faces, rules: &Rules, connections: TaskTracker) {
     let (leave, watch) = (Leave::default(), Watch::default());
     let service = hyper::service::service_fn({
         let (leave, watch) = (leave.clone(), watch.clone());
         move |request: Request<hyper::body::Incoming>| {
-            let mut request = request.map(|body| watch.asked(body));
-            request.extensions_mut().insert(ConnectInfo(peer.clone()));
-            request.extensions_mut().insert(leave.clone());
-            let (answered, watch) = (router.clone().call(request), watch.clone());
-            answered.map(move |answer: Result<Response<_>, Infallible>| {
-                answer.map(|answer| answer.map(|body| watch.answered(body)))
-            })
+            let answered = faces.answer(&peer, &leave, request.map(|body| watch.asked(body)));
+            let watch = watch.clone();
+            answered.map(move |answer| Ok::<_, Infallible>(answer.map(|body| watch.answered(body))))
         }
     });
     {

@@ -24,7 +24,7 @@ pub(in crate::http) async fn create(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refused> {
     let key = read::key(query.as_deref(), path)?;
-    let fields = Fields(&headers);
+    let fields = Fields::of(&headers);
     let create = Create {
         content_type: fields.new_content_type()?,
         lifetime: fields.lifetime()?,

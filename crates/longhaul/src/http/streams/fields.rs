@@ -1,6 +1,7 @@
 //! The headers of a request, strictly: each once, each in its one form.
 
-use axum::http::{HeaderMap, header};
+use axum::http::header::AsHeaderName;
+use axum::http::{HeaderMap, HeaderName, header};
 use longhaul_api::streams::header as name;
 use longhaul_api::{ErrorCode, Problem};
 use longhaul_engine::streams::Fork;
@@ -10,14 +11,33 @@ use longhaul_model::stream::{ContentType, Keep, Lifetime, LifetimeError, Offset,
 use super::target;
 use crate::http::reply::Failure;
 
+/// What the names of the protocol's own headers begin with.
+const OWN: [&str; 2] = ["stream-", "producer-"];
+
 /// The headers of a request, as this face reads them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Fields<'a>(pub(super) &'a HeaderMap);
+pub(super) struct Fields<'a> {
+    headers: &'a HeaderMap,
+    /// Whether any of them is one of the protocol's own: most appends have none, and a look through all names costs less
+    /// than a look for each.
+    own: bool,
+}
 
 impl<'a> Fields<'a> {
-    /// The text of a header that may be there once.
+    /// Of a request.
+    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+        let own = |name: &HeaderName| OWN.iter().any(|prefix| name.as_str().starts_with(prefix));
+        Self { headers, own: headers.keys().any(own) }
+    }
+
+    /// The text of a header of the protocol's own that may be there once.
     pub(super) fn one(self, name: &'static str) -> Result<Option<&'a str>, Failure> {
-        let mut values = self.0.get_all(name).iter();
+        debug_assert!(OWN.iter().any(|prefix| name.starts_with(prefix)), "{name}");
+        if self.own { self.only(name, name) } else { Ok(None) }
+    }
+
+    fn only(self, key: impl AsHeaderName, name: &'static str) -> Result<Option<&'a str>, Failure> {
+        let mut values = self.headers.get_all(key).iter();
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
             return Err(Problem::invalid(name, format!("{name} is given twice")).into());
@@ -28,7 +48,7 @@ impl<'a> Fields<'a> {
 
     /// `Content-Type`.
     pub(super) fn content_type(self) -> Result<Option<&'a str>, Failure> {
-        Ok(self.one(header::CONTENT_TYPE.as_str())?.map(str::trim).filter(|text| !text.is_empty()))
+        Ok(self.only(header::CONTENT_TYPE, "content-type")?.map(str::trim).filter(|text| !text.is_empty()))
     }
 
     /// The same, as that of a new stream.
@@ -39,7 +59,7 @@ impl<'a> Fields<'a> {
 
     /// Whether the stream is to be closed. Only `true` counts, in any case; everything else is no header at all.
     pub(super) fn closes(self) -> bool {
-        self.0.get(name::CLOSED).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
+        self.own && self.headers.get(name::CLOSED).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"true"))
     }
 
     /// The three headers of a producer.
@@ -161,43 +181,46 @@ mod tests {
             ("", false),
             ("yes", false),
         ] {
-            assert_eq!(Fields(&map(&[("stream-closed", value.as_bytes())])).closes(), closes, "{value}");
+            assert_eq!(Fields::of(&map(&[("stream-closed", value.as_bytes())])).closes(), closes, "{value}");
         }
-        assert!(!Fields(&HeaderMap::new()).closes());
+        assert!(!Fields::of(&HeaderMap::new()).closes());
     }
 
     #[test]
     fn a_header_stands_once_and_is_text() {
-        for name in ["stream-seq", "content-type", "producer-id", "stream-ttl", "stream-expected-offset"] {
+        for name in ["stream-seq", "producer-id", "stream-ttl", "stream-expected-offset"] {
             let twice = map(&[(name, b"1"), (name, b"1")]);
-            assert!(Fields(&twice).one(name).is_err(), "{name}");
-            assert!(Fields(&map(&[(name, b"\xff")])).one(name).is_err(), "{name}");
+            assert!(Fields::of(&twice).one(name).is_err(), "{name}");
+            assert!(Fields::of(&map(&[(name, b"\xff")])).one(name).is_err(), "{name}");
         }
-        assert_eq!(Fields(&map(&[("stream-seq", "ä".as_bytes())])).stream_seq().unwrap(), Some("ä"));
-        assert!(Fields(&map(&[("stream-seq", b"")])).stream_seq().is_err());
+        for bad in [&[("content-type", &b"1"[..]), ("content-type", b"1")][..], &[("content-type", b"\xff")]] {
+            assert!(Fields::of(&map(bad)).content_type().is_err());
+        }
+        assert_eq!(Fields::of(&map(&[("stream-seq", "ä".as_bytes())])).stream_seq().unwrap(), Some("ä"));
+        assert!(Fields::of(&map(&[("stream-seq", b"")])).stream_seq().is_err());
         let long = "x".repeat(limits::STREAM_SEQ_BYTES_MAX + 1);
-        assert!(Fields(&map(&[("stream-seq", long.as_bytes())])).stream_seq().is_err());
+        assert!(Fields::of(&map(&[("stream-seq", long.as_bytes())])).stream_seq().is_err());
     }
 
     #[test]
     fn the_header_at_fault_is_named() {
-        let at_fault = |name, value: &[u8]| param(Fields(&map(&[(name, value)])).lifetime());
+        let at_fault = |name, value: &[u8]| param(Fields::of(&map(&[(name, value)])).lifetime());
         assert_eq!(at_fault("stream-ttl", b"+1"), "Stream-TTL");
         assert_eq!(at_fault("stream-expires-at", b"tomorrow"), "Stream-Expires-At");
         let incomplete = map(&[("producer-id", b"p"), ("producer-seq", b"0")]);
-        assert_eq!(param(Fields(&incomplete).producer()), "Producer-Id");
+        assert_eq!(param(Fields::of(&incomplete).producer()), "Producer-Id");
         let junk = map(&[("producer-id", b"p"), ("producer-seq", b"1.5"), ("producer-epoch", b"0")]);
-        assert_eq!(param(Fields(&junk).producer()), "Producer-Seq");
-        assert_eq!(param(Fields(&map(&[("stream-max-age", b"0")])).keep()), "Stream-Max-Age");
+        assert_eq!(param(Fields::of(&junk).producer()), "Producer-Seq");
+        assert_eq!(param(Fields::of(&map(&[("stream-max-age", b"0")])).keep()), "Stream-Max-Age");
         assert_eq!(
-            param(Fields(&map(&[("stream-expected-offset", b"now")])).expected_tail()),
+            param(Fields::of(&map(&[("stream-expected-offset", b"now")])).expected_tail()),
             "Stream-Expected-Offset"
         );
     }
 
     #[test]
     fn a_fork_says_from_where() {
-        let fork = |pairs: &[(&'static str, &[u8])]| Fields(&map(pairs)).fork();
+        let fork = |pairs: &[(&'static str, &[u8])]| Fields::of(&map(pairs)).fork();
         assert_eq!(fork(&[]).unwrap(), None);
         let found = fork(&[("stream-forked-from", b"/v1/stream/a"), ("stream-fork-offset", b"0000000000000002")]);
         let expected = Fork { from: StreamPath::parse("a").unwrap(), at: Some(Offset::new(2)), sub: 0 };

@@ -21,9 +21,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        Self::of(parts)
+    }
+}
+
+impl Target {
+    /// What a request names.
+    pub(super) fn of(parts: &Parts) -> Result<Self, Failure> {
         let path = parts.uri.path();
-        let read_only = !parts.method.is_safe();
-        decode(path.strip_prefix(ROOT).unwrap_or_default()).map(Self).map_err(|error| refused(error, read_only))
+        let writes = !parts.method.is_safe();
+        decode(path.strip_prefix(ROOT).unwrap_or_default()).map(Self).map_err(|error| refused(error, writes))
     }
 }
 
@@ -38,6 +45,9 @@ enum Bad {
 
 /// A path as it stands in an address, below the face's root.
 fn decode(raw: &str) -> Result<StreamPath, Bad> {
+    if !raw.contains('%') {
+        return StreamPath::parse(raw).map_err(Bad::Rule);
+    }
     let mut out = String::with_capacity(raw.len());
     for (at, segment) in raw.split('/').enumerate() {
         if at > 0 {
