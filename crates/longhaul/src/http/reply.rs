@@ -79,19 +79,21 @@ fn is<E: Error + 'static>(error: &(dyn Error + 'static)) -> bool {
 
 /// The body of a request, bounded.
 pub(super) fn body(bytes: Result<Bytes, BytesRejection>) -> Result<Bytes, Failure> {
-    bytes.map_err(|rejection| unread(&rejection))
+    bytes.map_err(|rejection| unread(&rejection, rejection.status() == StatusCode::PAYLOAD_TOO_LARGE))
 }
 
 /// Reads the body of a request, bounded.
 pub(super) async fn read(body: Body) -> Result<Bytes, Failure> {
-    axum::body::to_bytes(body, limits::BODY_BYTES_MAX).await.map_err(|error| unread(&error))
+    axum::body::to_bytes(body, limits::BODY_BYTES_MAX)
+        .await
+        .map_err(|error| unread(&error, is::<LengthLimitError>(&error)))
 }
 
 /// Why a body is not there.
-fn unread(error: &(dyn Error + 'static)) -> Failure {
+fn unread(error: &(dyn Error + 'static), too_large: bool) -> Failure {
     if is::<BodyTooSlow>(error) {
         Failure::new(ErrorCode::BodyTooSlow, "the body did not arrive in time; nothing was stored")
-    } else if is::<LengthLimitError>(error) {
+    } else if too_large {
         Problem::new(ErrorCode::BodyTooLarge, format!("the body has more than {} bytes", limits::BODY_BYTES_MAX))
             .fact("limit_bytes", limits::BODY_BYTES_MAX)
             .into()
