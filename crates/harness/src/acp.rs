@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! initialize ─► session/new | session/load | session/resume ─► [model, mode] ─► session/prompt ─► its stop reason
+//!                                  │                                               ▲ a message of people ┘
 //!                                  └ what is told until the prompt is history, and no event of this run
 //! ```
 //!
@@ -106,6 +107,10 @@ impl Harness for Acp {
 
     fn parser(&self, saved: Option<&[u8]>) -> Result<Box<dyn Parser>, StateError> {
         Ok(Box::new(parse::AcpParser::new(self.name, saved)?))
+    }
+
+    fn takes_input(&self) -> bool {
+        true
     }
 
     fn answer(&self, asked: &ApprovalRequested, answer: &ApprovalAnswered) -> Option<Vec<u8>> {

@@ -70,8 +70,9 @@ pub struct Channel {
     pub prepared: Vec<Prepared>,
     /// When the input ends by itself; `None` where [`Parser::at_rest`](crate::Parser::at_rest) says when.
     pub close_when: Option<CloseWhen>,
-    /// Whether the parser tells of each message that the agent has taken, by `input.delivered`. Otherwise a message is
-    /// delivered when it stands in the agent's standard input.
+    /// Whether the parser tells of each message that the agent has taken, by `input.delivered` with its id, or with its
+    /// number in the attempt, from 1, where the protocol gives no id back. Otherwise a message is delivered when it
+    /// stands in the agent's standard input.
     pub acknowledges: bool,
 }
 

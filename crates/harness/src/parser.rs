@@ -44,6 +44,10 @@ pub trait Parser: Send + Sync {
         Vec::new()
     }
 
+    /// How many messages of people were written to the agent since it began, from its input log: what
+    /// [`at_rest`](Self::at_rest), [`input`](Self::input) and [`end`](Self::end) are to know, and no line is read by.
+    fn said(&mut self, _messages: u64) {}
+
     /// Whether the agent has dealt with all that it was told of and waits: without more input it may be let go.
     fn at_rest(&self) -> bool {
         false

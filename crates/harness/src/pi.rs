@@ -1,9 +1,9 @@
 //! Pi, by `pi --mode rpc`: a conversation over its standard input and output.
 //!
 //! Job: the command line (`plan`), the frames (`frames`), how far the conversation is (`talk`) and the parser (`parse`),
-//! written against recorded runs of 0.74.2 and 0.87.1. It also reads the json mode, in which earlier releases started it.
-//! Never: trusts the exit status, which is 0 after a provider's error. The word of success is `agent_end` after a
-//! message that did not fail.
+//! written against recorded runs of 0.74.2 and 0.87.1, and the extension that takes servers of tools (`mcp.js`). It also
+//! reads the json mode, in which earlier releases started it. Never: trusts the exit status, which is 0 after a
+//! provider's error. The word of success is `agent_end` after a message that did not fail.
 
 mod frames;
 mod parse;

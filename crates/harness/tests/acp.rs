@@ -412,6 +412,88 @@ fn what_is_told_late_does_not_undo_the_end() {
     }
 }
 
+fn text(piece: &str) -> Value {
+    let chunk = json!({ "sessionUpdate": "agent_message_chunk", "content": { "type": "text", "text": piece } });
+    json!({ "method": "session/update", "params": { "sessionId": "s1", "update": chunk } })
+}
+
+/// What is written for a message, if it can be said when so many were said.
+fn message(talk: &mut Talk, said: u64) -> Option<Value> {
+    talk.parser.said(said);
+    talk.parser.input("i", "more").map(|bytes| messages(&bytes).remove(0))
+}
+
+#[test]
+fn messages_are_said_one_after_another_when_the_turn_is_over() {
+    let mut talk = Talk::begun(Permissions::Cli, &Request::default(), json!({ "sessionId": "s1" }));
+    assert_eq!(message(&mut talk, 0), None, "a second prompt now would end the first");
+    talk.hears(text("one"));
+    talk.hears(json!({ "id": 5, "result": { "stopReason": "end_turn" } }));
+    assert!(talk.parser.at_rest());
+    let first = message(&mut talk, 0).unwrap();
+    let params = json!({ "sessionId": "s1", "prompt": [{ "type": "text", "text": "more" }] });
+    assert_eq!((&first["method"], &first["params"]), (&json!("session/prompt"), &params));
+    assert_eq!(message(&mut talk, 1), None, "it has not answered the one before");
+    assert!(!talk.parser.at_rest());
+    talk.hears(text("two"));
+    let mut resumed = talk.harness.parser(Some(&talk.parser.state())).unwrap();
+    resumed.said(1);
+    assert!(!resumed.at_rest());
+    talk.hears(json!({ "id": first["id"], "result": { "stopReason": "end_turn" } }));
+    assert!(talk.parser.at_rest());
+    let second = message(&mut talk, 1).unwrap();
+    assert_ne!(second["id"], first["id"]);
+    message(&mut talk, 2);
+    talk.hears(json!({ "id": second["id"], "error": { "code": -32600, "message": "busy" } }));
+    assert!(talk.parser.at_rest(), "it is not told again");
+    let third = message(&mut talk, 2).unwrap();
+    message(&mut talk, 3);
+    talk.hears(json!({ "id": third["id"], "error": { "code": 429, "message": "slow down" } }));
+    assert_eq!((message(&mut talk, 3), talk.parser.at_rest()), (None, true), "none after a failure");
+    assert_eq!(
+        talk.story(),
+        "session s1\nshows message_1: one\nsuccess true\ntakes 1\nshows message_2: two\ntakes 1\nsuccess true\n\
+         warns source: the agent did not take a message: busy\ntakes 3\nfailure rate_limited: slow down\n"
+    );
+}
+
+#[test]
+fn a_turn_of_a_message_that_has_no_end_is_no_success() {
+    for (said, last) in [(0, "success true\n"), (1, "shows message_1: two\n")] {
+        let mut talk = Talk::begun(Permissions::Cli, &Request::default(), json!({ "sessionId": "s1" }));
+        talk.hears(json!({ "id": 5, "result": { "stopReason": "end_turn" } }));
+        talk.hears(text("two"));
+        talk.parser.said(said);
+        talk.parser.end(&mut talk.events);
+        assert!(talk.story().ends_with(last), "{said}: {}", talk.story());
+    }
+}
+
+#[test]
+fn nothing_is_said_where_the_prompt_was_not() {
+    let mut talk = Talk::begun(Permissions::Edit, &Request::default(), json!({ "sessionId": "s1" }));
+    assert_eq!((talk.parser.at_rest(), message(&mut talk, 0)), (true, None), "its permissions cannot be kept");
+}
+
+#[test]
+fn opencode_is_told_at_once() {
+    let request = Request { command: Some("opencode"), prompt: Some("x"), ..Request::default() };
+    let mut talk = Talk::new("acp", &request);
+    let id = talk.said[0]["id"].clone();
+    talk.hears(json!({ "id": id, "result": { "protocolVersion": 1, "agentInfo": { "name": "OpenCode" } } }));
+    assert_eq!(message(&mut talk, 0), None, "the prompt comes first");
+    talk.hears(json!({ "id": 2, "result": { "sessionId": "s1" } }));
+    let ids: Vec<Value> = (0..2).map(|said| message(&mut talk, said).unwrap()["id"].clone()).collect();
+    talk.parser.said(2);
+    let end = |id: &Value| json!({ "id": id, "result": { "stopReason": "end_turn" } });
+    for id in [&json!(5), &ids[0], &ids[1]] {
+        assert!(!talk.parser.at_rest());
+        talk.hears(end(id));
+    }
+    assert!(talk.parser.at_rest());
+    assert_eq!(talk.story(), "session s1\nsuccess true\ntakes 1\nsuccess true\ntakes 2\nsuccess true\n");
+}
+
 #[test]
 fn a_plan_is_a_call_that_gives_nothing() {
     let mut talk = Talk::begun(Permissions::Cli, &Request::default(), json!({ "sessionId": "s1" }));

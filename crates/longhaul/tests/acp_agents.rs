@@ -8,81 +8,14 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use support::acp::Subject;
 use support::little::{Little, SECRET};
-use support::model_server::{Agent, ModelServer};
+use support::model_server::ModelServer;
 use support::proc::{shim_of, signal, start_time};
 use support::{Server, assert_log, assert_no_process, until};
 
 /// A prompt that a careless command line would take for an option.
 const PROMPT: &str = "--version\nsay \"it\" in ünïcode, $HOME `id`\n\n-- ";
-
-/// A program that speaks it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Subject {
-    Copilot,
-    Gemini,
-    Kimi,
-    Qwen,
-}
-
-impl Subject {
-    /// A run of it against the model at `url`, with a home of its own below `dir`; `None` if it is not installed.
-    fn request(self, id: &str, dir: &Path, url: &str, permissions: &str) -> Option<Value> {
-        let mut body = match self {
-            Self::Copilot => {
-                let program = support::tool("copilot")?;
-                let home = dir.join(format!("home-{id}"));
-                std::fs::create_dir_all(&home).unwrap();
-                let path = format!("{}:/usr/local/bin:/usr/bin:/bin", program.parent().unwrap().display());
-                // A provider of one's own needs no login.
-                let env = json!({
-                    "PATH": path, "HOME": home, "COPILOT_HOME": home, "COPILOT_OFFLINE": "true",
-                    "COPILOT_PROVIDER_BASE_URL": format!("{url}/v1"), "COPILOT_PROVIDER_API_KEY": "dummy-key",
-                    "COPILOT_MODEL": "scripted",
-                });
-                json!({ "run_id": id, "prompt": PROMPT, "env": env })
-            }
-            Self::Gemini => {
-                let mut body = Agent::Gemini.request(id, dir, url, PROMPT)?;
-                body["env"]["GEMINI_CLI_NO_RELAUNCH"] = json!("true");
-                body["env"]["GEMINI_CLI_TRUST_WORKSPACE"] = json!("true");
-                body["command"] = json!("gemini");
-                body["args"] = json!(["--acp", "-m", "gemini-2.5-flash"]);
-                body.as_object_mut().unwrap().remove("model");
-                body
-            }
-            Self::Kimi => {
-                let mut body = Agent::Kimi.request(id, dir, url, PROMPT)?;
-                body["command"] = json!("kimi");
-                body["args"] = json!(["acp"]);
-                body
-            }
-            Self::Qwen => {
-                let program = support::tool("qwen")?;
-                let home = dir.join(format!("home-{id}"));
-                std::fs::create_dir_all(home.join(".qwen")).unwrap();
-                let settings = json!({
-                    "security": { "auth": { "selectedType": "openai" }, "folderTrust": { "enabled": false } },
-                    "general": { "enableAutoUpdate": false },
-                    "privacy": { "usageStatisticsEnabled": false },
-                });
-                std::fs::write(home.join(".qwen/settings.json"), settings.to_string()).unwrap();
-                let path = format!("{}:/usr/local/bin:/usr/bin:/bin", program.parent().unwrap().display());
-                let env = json!({
-                    "PATH": path, "HOME": home, "OPENAI_API_KEY": "dummy-key", "OPENAI_BASE_URL": format!("{url}/v1"),
-                });
-                json!({ "run_id": id, "prompt": PROMPT, "model": "scripted", "env": env })
-            }
-        };
-        body["harness"] = json!(match self {
-            Self::Copilot => "copilot",
-            Self::Gemini | Self::Kimi => "acp",
-            Self::Qwen => "qwen",
-        });
-        body["permissions"] = json!(permissions);
-        Some(body)
-    }
-}
 
 struct Stage {
     server: Server,
@@ -99,7 +32,9 @@ impl Stage {
     /// Starts a run whose model says `turns`; whether the program is there.
     async fn start(&self, subject: Subject, id: &str, permissions: &str, turns: &Value) -> bool {
         let url = self.model.script(id, turns).await;
-        let Some(mut body) = subject.request(id, self.server.dir.path(), &url, permissions) else { return false };
+        let Some(mut body) = subject.request(id, self.server.dir.path(), &url, PROMPT, permissions) else {
+            return false;
+        };
         if let Some(on_lost) = self.on_lost {
             body["on_lost"] = json!(on_lost);
         }
@@ -464,7 +399,7 @@ async fn it_calls_a_server_of_tools(subject: Subject, tool: &str, name: &str) {
     let little = Little::new(stage.server.dir.path());
     let call = json!({ "name": tool, "args": {} });
     let url = stage.model.script("mcp", &little.turns(|command| json!({ "shell": command }), call)).await;
-    let Some(body) = subject.request("mcp", stage.server.dir.path(), &url, "full") else { return };
+    let Some(body) = subject.request("mcp", stage.server.dir.path(), &url, PROMPT, "full") else { return };
     little.it_is_called(&mut stage.server, body, name).await;
     assert!(!stage.was_told("mcp", SECRET).await, "the model does not see it either");
 }
@@ -493,14 +428,14 @@ async fn qwen_calls_a_server_of_tools_whose_secret_is_nowhere() {
 async fn it_goes_on_with_its_session(subject: Subject) {
     let stage = Stage::new().await;
     let url = stage.model.script("talk", &json!([{ "text": "Hello Ada." }])).await;
-    let Some(mut body) = subject.request("talk", stage.server.dir.path(), &url, "full") else { return };
+    let Some(mut body) = subject.request("talk", stage.server.dir.path(), &url, PROMPT, "full") else { return };
     body["session_id"] = json!("s");
     assert_eq!(stage.server.post("/v1/runs", &body).await.0, 201);
     let (first, _) = stage.end("talk").await;
     assert_completed(&first, "Hello Ada.");
     // What the first turn leaves behind it in the background has asked the model by now.
     let url = stage.model.script("again", &json!([{ "text": "You are Ada." }])).await;
-    let mut body = subject.request("talk", stage.server.dir.path(), &url, "full").unwrap();
+    let mut body = subject.request("talk", stage.server.dir.path(), &url, PROMPT, "full").unwrap();
     body["run_id"] = json!("again");
     body["session_id"] = json!("s");
     body["prompt"] = json!("Who am I?");
@@ -533,7 +468,9 @@ async fn a_session_that_cannot_be_loaded_is_a_failure() {
     let stage = Stage::new().await;
     let url = stage.model.script("talk", &json!([{ "text": "one" }])).await;
     for (id, status, code) in [("one", "completed", Value::Null), ("two", "failed", json!("session_not_found"))] {
-        let Some(mut body) = Subject::Gemini.request("talk", stage.server.dir.path(), &url, "full") else { return };
+        let Some(mut body) = Subject::Gemini.request("talk", stage.server.dir.path(), &url, PROMPT, "full") else {
+            return;
+        };
         (body["run_id"], body["session_id"]) = (json!(id), json!("s"));
         assert_eq!(stage.server.post("/v1/runs", &body).await.0, 201);
         let (run, _) = stage.end(id).await;

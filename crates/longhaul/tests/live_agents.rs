@@ -261,3 +261,46 @@ async fn a_cancel_interrupts_codex_while_it_asks() {
     assert_eq!(stage.model.requests("ask").await.len(), 1);
     assert_no_process(&stage.server.data()).await;
 }
+
+/// Who has no channel is told with the next turn of the session, and the answer says so.
+async fn it_is_told_with_the_next_turn(agent: Agent) {
+    let stage = Stage::new().await;
+    let go = stage.server.dir.path().join("go");
+    let runs = stage.server.dir.path().join("runs");
+    let wait = format!("touch {}; while ! [ -e {} ]; do sleep 0.1; done", runs.display(), go.display());
+    let turns = json!([{ "text": "I wait.", "tools": [agent.shell(&wait)] }, { "text": "Done." }]);
+    if stage.start(agent, "one", &turns, &json!({ "session_id": "s" })).await.is_none() {
+        return;
+    }
+    until("the tool to run", async || runs.exists().then_some(())).await;
+    let (status, answer) = stage.server.post("/v1/runs/one/input", &json!({ "text": "Mind the gap." })).await;
+    assert_eq!((status, &answer["delivery"]), (202, &json!("next_turn")), "{answer}");
+    std::fs::write(&go, "").unwrap();
+    let run = stage.server.end("one").await;
+    assert_eq!((&run["status"], &run["output_text"]), (&json!("completed"), &json!("I wait.\n\nDone.")), "{run}");
+    assert!(!stage.told("one", "Mind the gap.").await.contains(&true));
+    // In the home that has the session, whose model is the same.
+    let url = stage.model.script("one", &json!([{ "text": "Again." }])).await;
+    let mut body = agent.request("one", stage.server.dir.path(), &url, "Go on.").unwrap();
+    (body["run_id"], body["session_id"]) = (json!("two"), json!("s"));
+    assert_eq!(stage.server.post("/v1/runs", &body).await.0, 201);
+    let run = stage.server.end("two").await;
+    assert_eq!((&run["status"], &run["output_text"]), (&json!("completed"), &json!("Again.")), "{run}");
+    assert!(stage.told("one", "Mind the gap.\\n\\nGo on.").await.contains(&true));
+    assert_no_process(&stage.server.data()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gemini_is_told_with_the_next_turn() {
+    it_is_told_with_the_next_turn(Agent::Gemini).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kimi_is_told_with_the_next_turn() {
+    it_is_told_with_the_next_turn(Agent::Kimi).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opencode_is_told_with_the_next_turn() {
+    it_is_told_with_the_next_turn(Agent::OpenCode).await;
+}

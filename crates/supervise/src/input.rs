@@ -190,6 +190,14 @@ impl InputLog {
         self.seen.get(id).copied()
     }
 
+    /// Ids of the inputs that begin so, in their order.
+    pub fn ids(&self, prefix: &str) -> Vec<&str> {
+        let mut ids: Vec<(u64, &str)> =
+            self.seen.iter().filter(|(id, _)| id.starts_with(prefix)).map(|(id, end)| (*end, &**id)).collect();
+        ids.sort_unstable();
+        ids.into_iter().map(|(_, id)| id).collect()
+    }
+
     /// Whether no more input is taken.
     pub fn is_closed(&self) -> bool {
         self.closed

@@ -136,6 +136,7 @@ impl Owner {
                                 self.stop_begun.get_or_insert_with(Instant::now);
                             }
                             if self.poison.is_none() {
+                                self.open_wire(&dir).await?;
                                 (source, _) = self.ingest(attempt, &dir, source).await?;
                             }
                         }
@@ -258,7 +259,7 @@ impl Owner {
             }
             self.enforce(dir).await;
             self.open_wire(dir).await?;
-            self.talk(attempt, &mut control, &source).await?;
+            self.talk(attempt, &mut control, &mut source).await?;
             tokio::select! {
                 biased;
                 () = draining.cancelled() => return Err(LetGo::Draining),

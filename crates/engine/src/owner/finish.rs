@@ -73,6 +73,7 @@ impl Owner {
             let ended = SpoolLengths::from(&record);
             let ended = if record.how == How::Lost { lengths(dir).unwrap_or(ended) } else { ended };
             (exit.stdout_bytes, exit.stderr_bytes) = (ended.stdout, ended.stderr);
+            self.open_wire_if_there(dir).await;
             loop {
                 let (next, piece) = self.piece(attempt, dir, source, Some(ended)).await?;
                 source = next;

@@ -45,6 +45,13 @@ impl Source {
         self.0.as_ref().is_some_and(|open| open.parser.at_rest())
     }
 
+    /// How many messages of people were written to the agent.
+    pub(super) fn said(&mut self, messages: u64) {
+        if let Some(open) = &mut self.0 {
+            open.parser.said(messages);
+        }
+    }
+
     /// What says this to the agent, if it can be said now.
     pub(super) fn input(&self, input_id: &str, text: &str) -> Option<Vec<u8>> {
         self.0.as_ref()?.parser.input(input_id, text)
@@ -158,6 +165,7 @@ impl Owner {
             open.parser.line(&line, &mut events);
         }
         if ended.is_some() && !more {
+            open.parser.said(self.messages());
             open.parser.end(&mut events);
         }
         let mut events = self.fit(attempt, events);

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use super::commit::Refused;
 use super::control::Control;
 use super::ingest::Source;
-use super::wire::{Wire, Wrote};
+use super::wire::{Wire, Wrote, input_frame};
 use super::{Events, LetGo, Owner};
 use crate::engine::attempt_path;
 use crate::error::{AnswerError, InputError};
@@ -34,11 +34,6 @@ use crate::questions;
 /// The id of a question's answer in an input log.
 fn answer_frame(approval_id: &str) -> String {
     format!("approval/{approval_id}")
-}
-
-/// The id of a message in an input log.
-fn input_frame(input_id: &str) -> String {
-    format!("input/{input_id}")
 }
 
 /// A message that somebody sends.
@@ -61,9 +56,16 @@ pub(crate) struct NewAnswer {
 
 impl Owner {
     /// A parser's events as they are committed.
-    pub(super) fn fit(&mut self, attempt: AttemptNo, events: Events) -> Events {
+    pub(super) fn fit(&mut self, attempt: AttemptNo, mut events: Events) -> Events {
         if !events.iter().any(questions::concerns) {
             return events;
+        }
+        for event in &mut events {
+            if let (EventData::InputDelivered(told), Some(wire)) = (event, &self.wire)
+                && let Some(input_id) = wire.input_of(&told.input_id)
+            {
+                told.input_id = input_id;
+            }
         }
         let dir = self.run_dir();
         let rules = || crate::sealed::read(&dir).ok().and_then(|sealed| sealed.approvals).unwrap_or_default();
@@ -78,7 +80,7 @@ impl Owner {
         &mut self,
         attempt: AttemptNo,
         control: &mut Control,
-        source: &Source,
+        source: &mut Source,
     ) -> Result<(), LetGo> {
         if self.wire.is_none() || !self.is_running() {
             return Ok(());
@@ -91,6 +93,7 @@ impl Owner {
                 Wrote::Never => break,
             }
         }
+        source.said(self.messages());
         if self.is_to_go(source) {
             self.close_input().await?;
         }
@@ -103,7 +106,7 @@ impl Owner {
     }
 
     /// Frames that are committed and not written, in the order of their commits.
-    fn unsaid(&self, attempt: AttemptNo, source: &Source) -> Vec<(String, Vec<u8>)> {
+    fn unsaid(&self, attempt: AttemptNo, source: &mut Source) -> Vec<(String, Vec<u8>)> {
         let Some(wire) = self.wire.as_ref().filter(|wire| !wire.is_closed()) else { return vec![] };
         let name = self.shared.with_doc(|doc| doc.run.harness.clone());
         let Some(harness) = longhaul_harness::find(&name) else { return vec![] };
@@ -113,9 +116,12 @@ impl Owner {
             let answer = known.answer.as_ref().filter(|_| !wire.holds(&id))?;
             Some((id, harness.answer(&known.asked, answer)?))
         });
+        let mut said = self.messages();
         let inputs = talk.inputs.iter().filter_map(|input| {
             let id = input_frame(&input.input_id);
+            source.said(said);
             let bytes = if wire.holds(&id) { None } else { source.input(&input.input_id, &input.text) };
+            said += u64::from(bytes.is_some());
             Some((id, bytes?))
         });
         answers.chain(inputs).collect()
@@ -165,9 +171,7 @@ impl Owner {
         if self.state.talk.approvals.is_empty() && self.state.talk.inputs.is_empty() {
             return vec![];
         }
-        if let Err(error) = self.open_wire(dir).await {
-            tracing::warn!(run = %self.shared.key, %error, "what an ended agent was told cannot be read");
-        }
+        self.open_wire_if_there(dir).await;
         if record.how != How::Lost {
             self.passed(record.input_bytes);
         }

@@ -17,6 +17,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::{Duration, Instant};
 
 use longhaul_harness::{Channel, Frame, Prepared, Reply};
+use longhaul_model::event::InputAccepted;
 use longhaul_supervise::{Appended, AttemptDir, InputError, InputLog, Stdin};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ const PROTOCOL: &str = "protocol";
 
 /// The version of that file.
 const VERSION: u32 = 1;
+
+/// What the id of a message of people begins with.
+const INPUT: &str = "input/";
 
 /// The id of the end of input.
 const CLOSE: &str = "close";
@@ -43,6 +47,11 @@ struct Protocol {
     version: u32,
     prepared: Vec<Prepared>,
     acknowledges: bool,
+}
+
+/// The id of a message in an input log.
+pub(super) fn input_frame(input_id: &str) -> String {
+    format!("{INPUT}{input_id}")
 }
 
 /// An open channel.
@@ -115,6 +124,18 @@ impl Wire {
         self.log.as_ref().and_then(|log| log.end_of(id)).is_some_and(|end| end <= self.forwarded)
     }
 
+    /// Messages of people that are in the log, in their order.
+    fn inputs(&self) -> Vec<&str> {
+        let ids = self.log.as_ref().map_or_else(Vec::new, |log| log.ids(INPUT));
+        ids.into_iter().filter_map(|id| id.strip_prefix(INPUT)).collect()
+    }
+
+    /// The message that this is the number of, from 1.
+    pub(super) fn input_of(&self, number: &str) -> Option<String> {
+        let number: usize = number.parse().ok()?;
+        self.inputs().get(number.checked_sub(1)?).map(|id| (*id).to_owned())
+    }
+
     /// Whether no more input is taken.
     pub(super) fn is_closed(&self) -> bool {
         self.log.as_ref().is_some_and(InputLog::is_closed)
@@ -179,6 +200,18 @@ impl Owner {
         let opened = opened.map_err(|error| LetGo::Trouble(format!("the agent's input cannot be opened: {error}")))?;
         self.wire = opened.map(|wire| Wire { forwarded, rests_since, ..wire });
         Ok(())
+    }
+
+    /// The same for an agent that has ended: without it less is known of what it was told.
+    pub(super) async fn open_wire_if_there(&mut self, dir: &AttemptDir) {
+        if let Err(error) = self.open_wire(dir).await {
+            tracing::warn!(run = %self.shared.key, %error, "what an ended agent was told cannot be read");
+        }
+    }
+
+    /// Messages of people that were written to this attempt's agent.
+    pub(super) fn messages(&self) -> u64 {
+        self.wire.as_ref().map_or(0, |wire| wire.inputs().len() as u64)
     }
 
     /// The shim has dealt with so much of the input.
@@ -267,7 +300,10 @@ impl Owner {
         if wire.closes_itself || wire.is_closed() {
             return false;
         }
-        let told = self.state.talk.inputs.is_empty() || since.elapsed() > REST_MAX;
-        stops || told
+        let waits = |input: &InputAccepted| {
+            wire.holds(&input_frame(&input.input_id)) || source.input(&input.input_id, &input.text).is_some()
+        };
+        let waits = self.state.talk.inputs.iter().any(waits) && since.elapsed() <= REST_MAX;
+        stops || !waits
     }
 }

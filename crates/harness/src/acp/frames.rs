@@ -23,6 +23,15 @@ pub(super) const MODE: u64 = 4;
 /// The id of the prompt.
 pub(super) const PROMPT: u64 = 5;
 
+/// What is added to the number of a message of people, from 1: its id.
+const MESSAGE: u64 = 10_000;
+
+/// Messages of one process; no answer of a higher number is one of ours.
+const MESSAGES_MAX: u64 = 1_000_000;
+
+/// JSON-RPC's code for a request that cannot be taken now: so kimi says that it is busy.
+const NOT_NOW: i64 = -32600;
+
 /// JSON-RPC's code for a method that is not there.
 const NO_METHOD: i64 = -32601;
 
@@ -66,9 +75,27 @@ pub(super) fn prepared(
         let params = json!({ "sessionId": resume, "configId": null, "value": model });
         frames.push(one("model_option", request(MODEL, "session/set_config_option", params)));
     }
-    let params = json!({ "sessionId": resume, "prompt": [{ "type": "text", "text": prompt }] });
-    frames.push(one("prompt", request(PROMPT, "session/prompt", params)));
+    frames.push(one("prompt", say(PROMPT, resume, prompt)));
     frames
+}
+
+fn say(id: u64, session: Option<&str>, text: &str) -> Value {
+    request(id, "session/prompt", json!({ "sessionId": session, "prompt": [{ "type": "text", "text": text }] }))
+}
+
+/// A message of people: a prompt like the first one.
+pub(super) fn message(number: u64, session: &str, text: &str) -> Vec<u8> {
+    line(&say(MESSAGE + number, Some(session), text))
+}
+
+/// The number of the message that this id is of.
+pub(super) fn message_of(id: u64) -> Option<u64> {
+    id.checked_sub(MESSAGE).filter(|number| (1..MESSAGES_MAX).contains(number))
+}
+
+/// Its words, if this is the error of a request that it did not take.
+pub(super) fn not_now(error: &Value) -> Option<&str> {
+    text(error, "message").filter(|_| error.get("code").and_then(Value::as_i64) == Some(NOT_NOW))
 }
 
 /// Takes a mode: by its own method, or by the option that holds it.

@@ -5,13 +5,17 @@
 //! shape; a line that is not what it should be is kept.
 //!
 //! ```text
-//! Opening ──answer to initialize──► Session ──answer──► Choosing ──answers──► Turn ──answer to the prompt──► Over
-//!    └──────────────── an error, or a promise that cannot be kept: a failure ─────────────────────────────────┘
+//! Opening ──answer to initialize──► Session ──answer──► Choosing ──answers──► Turn ──answer to the prompt──► Over ◄─┐
+//!    └──────────────── an error, or a promise that cannot be kept: a failure ─────────────────────────────────┘ └─────┘
+//!                                                            a message of people, a turn of its own, and its answer
 //! ```
+//!
+//! A prompt while another one is answered is a cancel to gemini, qwen and copilot, and an error to kimi. So a message is
+//! said when the turn is over, each when the one before it is answered; opencode takes it into the turn that it is in.
 
 use longhaul_model::event::{
-    ApprovalRequested, ApprovalWithdrawn, EventData, MessageDelta, MessageDiscarded, ReasoningDelta, SessionBound,
-    ToolCalled, ToolCompleted, VerdictReported, Warning,
+    ApprovalRequested, ApprovalWithdrawn, EventData, InputDelivered, MessageDelta, MessageDiscarded, ReasoningDelta,
+    SessionBound, ToolCalled, ToolCompleted, Usage, VerdictReported, Warning,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -95,6 +99,12 @@ struct State {
     /// Whether its turn ended well, and whether it told something after that.
     #[serde(rename = "y", default)]
     ended: (bool, bool),
+    /// Messages of people that it has answered.
+    #[serde(rename = "a", default)]
+    answered: u64,
+    /// What its turns used, where it counts each by itself.
+    #[serde(rename = "u", default)]
+    used: Usage,
     /// An error that it told as a message, and the message's id if it was shown.
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     error: Option<(String, Option<String>)>,
@@ -151,11 +161,13 @@ pub(super) struct AcpParser {
     name: &'static str,
     state: State,
     replies: Vec<Reply>,
+    /// Messages of people that were said to it.
+    messages: u64,
 }
 
 impl AcpParser {
     pub fn new(name: &'static str, saved: Option<&[u8]>) -> Result<Self, StateError> {
-        Ok(Self { name, state: saved::decode(name, VERSION, saved)?, replies: Vec::new() })
+        Ok(Self { name, state: saved::decode(name, VERSION, saved)?, replies: Vec::new(), messages: 0 })
     }
 }
 
@@ -178,8 +190,9 @@ impl Parser for AcpParser {
 
     fn end(&mut self, out: &mut Vec<EventData>) {
         self.state.calls.end(out);
-        // Some tell a part of their turn after its end: the last word on it stays what it was.
-        if self.state.ended == (true, true) {
+        // Some tell a part of their turn after its end: the last word on it stays what it was. Not so if it was said a
+        // message, and has not answered it.
+        if self.state.ended == (true, true) && self.state.answered >= self.messages {
             out.push(VerdictReported { success: true, error: None }.into());
         }
     }
@@ -192,8 +205,17 @@ impl Parser for AcpParser {
         std::mem::take(&mut self.replies)
     }
 
+    fn said(&mut self, messages: u64) {
+        self.messages = messages;
+    }
+
     fn at_rest(&self) -> bool {
-        self.state.stage == Stage::Over
+        self.state.stage == Stage::Over && self.state.answered >= self.messages
+    }
+
+    fn input(&self, _input_id: &str, text: &str) -> Option<Vec<u8>> {
+        let session = self.state.session.as_deref()?;
+        self.state.hears(self.messages).then(|| frames::message(self.messages + 1, session, text))
     }
 
     fn interrupt(&self) -> Option<Vec<u8>> {
@@ -216,9 +238,19 @@ impl State {
         }
     }
 
+    /// Whether it can be said a message when it was said so many: none after a turn that did not end well.
+    fn hears(&self, messages: u64) -> bool {
+        match self.stage {
+            Stage::Opening | Stage::Session | Stage::Choosing { .. } => false,
+            Stage::Turn => self.who.takes_all(),
+            Stage::Over => self.ended.0 && (self.who.takes_all() || self.answered >= messages),
+        }
+    }
+
     /// The conversation ends here.
     fn fail(&mut self, verdict: EventData, out: &mut Vec<EventData>) {
         self.stage = Stage::Over;
+        self.ended.0 = false;
         self.calls.end(out);
         out.push(verdict);
     }
@@ -233,9 +265,19 @@ impl State {
     /// An answer to one of our requests.
     fn answered(&mut self, line: &Value, out: &mut Vec<EventData>, replies: &mut Vec<Reply>) -> Parsed {
         let number = known(count(line, "id"))?;
+        let message = frames::message_of(number);
         let ours = Terms::of_id(number).is_some() || (frames::SESSION..=frames::PROMPT).contains(&number);
-        if !ours {
+        if !ours && message.is_none() {
             return Err(Unknown);
+        }
+        if let Some(message) = message {
+            known((self.stage != Stage::Opening).then_some(()))?;
+            self.answered = self.answered.max(message);
+            if let Some(words) = line.get("error").and_then(frames::not_now) {
+                warn("source", format!("the agent did not take a message: {}", short(words)), out);
+                return Ok(());
+            }
+            out.push(InputDelivered { input_id: message.to_string() }.into());
         }
         if let Some(said) = line.get("error") {
             let resumes = number == frames::SESSION && self.terms.resumes;
@@ -253,7 +295,7 @@ impl State {
                 }
                 Ok(())
             }
-            frames::PROMPT => self.turn_over(result, out),
+            _ if number == frames::PROMPT || message.is_some() => self.turn_over(result, out),
             _ => self.opened(number, result, out, replies),
         }
     }
@@ -356,9 +398,10 @@ impl State {
             out.push(MessageDiscarded { message_id: message_id.clone(), reason: error.clone() }.into());
         }
         self.calls.end(out);
-        out.extend(usage(result, self.who));
+        out.extend(usage(result, self.who, &mut self.used));
         (self.stage, self.open, self.waiting) = (Stage::Over, Open::None, Vec::new());
         self.ended = (matches!(&verdict, EventData::VerdictReported(said) if said.success), false);
+        (self.said, self.denied, self.error) = (false, false, None);
         out.push(verdict);
         Ok(())
     }
@@ -389,7 +432,14 @@ impl State {
                         self.bind(session, out);
                         let before = out.len();
                         self.update(kind, update, out)?;
-                        self.ended.1 |= self.stage == Stage::Over && out.len() > before;
+                        if self.stage == Stage::Over && out.len() > before {
+                            // Late, or of a message's turn: it is passed over if none was said.
+                            if !self.ended.1 {
+                                let input_id = (self.answered + 1).to_string();
+                                out.insert(before, InputDelivered { input_id }.into());
+                            }
+                            self.ended.1 = true;
+                        }
                         Ok(())
                     }
                 }

@@ -73,7 +73,7 @@ pub(super) fn plan(acp: &Acp, request: &Request<'_>) -> Result<Plan, PlanError> 
         prepared: frames::prepared(request, prompt, model, &servers),
         // The answer to the prompt is a line like others; the parser knows it.
         close_when: None,
-        acknowledges: false,
+        acknowledges: true,
     };
     channel.check()?;
     Ok(Plan {

@@ -3,15 +3,24 @@
 //! The prompt travels in a frame: so it may be long, begin with a hyphen or an `@`, and is not seen by `ps`. Source: real
 //! runs of 0.74.2.
 
+use serde_json::json;
+
 use super::{NAME, frames};
 use crate::channel::Channel;
-use crate::plan::{ENV_BASE, Plan, Program, StopStep, stop_by_term};
+use crate::mcp::{Mcp, Told, only_commands};
+use crate::plan::{ENV_BASE, Plan, PlanFile, Program, StopStep, stop_by_term};
 use crate::request::{Permissions, PlanError, Request, plain_word};
 
 pub(super) const PROGRAM: &str = "pi";
 
-pub(super) const FIELDS: [&str; 8] =
-    ["model", "prompt", "system", "effort", "permissions", "cost_usd_max", "tokens_max", "session_id"];
+pub(super) const FIELDS: [&str; 9] =
+    ["model", "prompt", "system", "effort", "permissions", "cost_usd_max", "tokens_max", "session_id", "mcp"];
+
+/// The extension that takes servers of tools, for Pi has no way of its own; the list of them goes before it.
+const MCP: &str = include_str!("mcp.js");
+
+/// The extension's file.
+const MCP_FILE: &str = "mcp.js";
 
 /// The levels that Pi knows; it would drop another one with a warning.
 const EFFORTS: [&str; 6] = ["off", "minimal", "low", "medium", "high", "xhigh"];
@@ -53,6 +62,20 @@ const ENV_ALLOW: [&str; 35] = [
     "https_proxy",
     "no_proxy",
 ];
+
+/// The scripts of the servers, and the extension that knows where they are. Source: a real run of 0.74.2, which listed and
+/// called the tool of such a server.
+fn mcp_files(mcp: &Mcp, files_dir: &str) -> Result<Vec<PlanFile>, PlanError> {
+    let (told, mut files) = mcp.told(files_dir)?;
+    let mut servers = Vec::new();
+    for (name, server) in told {
+        let Told::Script(script) = server else { return Err(only_commands(NAME, name)) };
+        servers.push(json!([name, script]));
+    }
+    let text = format!("const SERVERS = {};\n{MCP}", json!(servers));
+    files.push(PlanFile { name: MCP_FILE.to_owned(), bytes: text.into_bytes() });
+    Ok(files)
+}
 
 pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
     request.check(NAME, &FIELDS)?;
@@ -96,6 +119,10 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         }
         args.extend(["--session", session].map(str::to_owned));
     }
+    let files = request.mcp.map(|mcp| mcp_files(mcp, request.files_dir)).transpose()?.unwrap_or_default();
+    if !files.is_empty() {
+        args.extend(["--extension".to_owned(), format!("{}/{MCP_FILE}", request.files_dir)]);
+    }
     let channel = Channel {
         opening: frames::opening(prompt),
         prepared: Vec::new(),
@@ -111,7 +138,7 @@ pub(super) fn plan(request: &Request<'_>) -> Result<Plan, PlanError> {
         program: Program::Path(PROGRAM.to_owned()),
         args,
         stdin: None,
-        files: Vec::new(),
+        files,
         channel: Some(channel),
         env: quiet.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
         env_allow: &ENV_ALLOW,
@@ -152,6 +179,21 @@ mod tests {
         let prompt = json!({ "id": "prompt", "type": "prompt", "message": "-x\n@y", "streamingBehavior": "steer" });
         assert_eq!(said, [json!({ "id": "state", "type": "get_state" }), prompt]);
         assert!(plan.env.contains(&("PI_TELEMETRY".to_owned(), "0".to_owned())));
+    }
+
+    #[test]
+    fn servers_are_scripts_of_an_extension() {
+        let mut mcp = crate::mcp::tests::two_servers();
+        let request = Request { prompt: Some("x"), mcp: Some(&mcp), files_dir: "/f", ..Request::default() };
+        assert_eq!(plan(&request).unwrap_err().field(), "mcp", "an address is not told");
+        mcp.servers.remove("far");
+        let request = Request { prompt: Some("x"), mcp: Some(&mcp), files_dir: "/f", ..Request::default() };
+        let plan = plan(&request).unwrap();
+        assert_eq!(plan.args, ["--mode", "rpc", "--extension", "/f/mcp.js"]);
+        assert_eq!(plan.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["mcp-near.sh", "mcp.js"]);
+        let text = String::from_utf8_lossy(&plan.files[1].bytes).into_owned();
+        assert!(text.starts_with("const SERVERS = [[\"near\",\"/f/mcp-near.sh\"]];\n"), "{text}");
+        assert!(!text.contains("s3cr") && !format!("{plan:?}").contains("s3cr"), "no secret is shown by accident");
     }
 
     #[test]

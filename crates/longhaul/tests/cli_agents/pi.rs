@@ -2,7 +2,9 @@
 
 use serde_json::json;
 
-use super::acts::{a_cancel_reaches_the_tool, an_ended_run_goes_on, it_goes_on_after_a_loss};
+use super::acts::{
+    a_cancel_reaches_the_tool, an_ended_run_goes_on, it_calls_a_server_of_tools, it_goes_on_after_a_loss,
+};
 use super::stage::{PROMPT, Stage, TOOL, assert_completed, said, text_turns, tool_turns, tools};
 use super::support::model_server::Agent;
 
@@ -90,4 +92,26 @@ async fn pi_goes_on_after_a_loss() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ended_run_of_pi_goes_on() {
     an_ended_run_goes_on(Agent::Pi, "native_resume").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_calls_a_server_of_tools_whose_secret_is_nowhere() {
+    let call = json!({ "name": "mcp__little__whisper", "args": {} });
+    it_calls_a_server_of_tools(Agent::Pi, call, "mcp__little__whisper").await;
+}
+
+/// A server that does not start is no tool fewer: nothing is asked of the model.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pi_does_not_begin_without_its_servers() {
+    let stage = Stage::new().await;
+    let url = stage.model.script("none", &json!([{ "text": "Never." }])).await;
+    let Some(mut body) = Agent::Pi.request("none", stage.server.dir.path(), &url, PROMPT) else { return };
+    body["mcp"] = json!({ "servers": { "broken": { "command": "/bin/sh", "args": ["-c", "exit 3"] } } });
+    let (status, answer) = stage.server.post("/v1/runs", &body).await;
+    assert_eq!(status, 201, "{answer}");
+    let run = stage.server.end("none").await;
+    assert_eq!(run["status"], "failed", "{run}");
+    let message = run["error"].to_string();
+    assert!(message.contains("server broken of tools"), "{run}");
+    assert!(stage.model.requests("none").await.is_empty());
 }

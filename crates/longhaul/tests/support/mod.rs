@@ -3,6 +3,7 @@
 //! Every test binary uses a part of this.
 #![allow(dead_code, missing_docs, clippy::missing_panics_doc)]
 
+pub mod acp;
 pub mod collector;
 pub mod little;
 pub mod live;
