@@ -311,6 +311,8 @@ TimeoutStopSec=30
 # Runs live in processes of their own and go on when the server ends, whyever it does.
 KillMode=process
 Delegate=yes
+# What hands controllers of memory and tasks on may hold no process itself. Before systemd 254 this line is not known and ignored.
+DelegateSubgroup=longhaul-server
 OOMPolicy=continue
 Restart=on-failure
 RestartSec=1
