@@ -20,9 +20,10 @@ use serde::de::DeserializeOwned;
 
 use crate::durable::Reserve;
 use crate::lock::{FileLock, LockError};
+use crate::order::Stream;
 use crate::record::{Exit, How, Started, unix_ms};
 use crate::spec::{AttemptSpec, Stdin};
-use crate::{durable, limits, nofile, record};
+use crate::{durable, limits, nofile, procfs, record};
 
 /// What to start; written last, so that a directory with it is complete.
 pub const SPEC: &str = "spec";
@@ -224,7 +225,8 @@ impl AttemptDir {
             durable::sync_dir(&self.path).map_err(|source| self.io(".", source))?;
             return Ok(exit);
         }
-        let how = match self.read_started()? {
+        let started = self.read_started()?;
+        let how = match &started {
             Some(_) => How::Lost,
             None => How::NeverStarted { exec_error: None },
         };
@@ -239,9 +241,25 @@ impl AttemptDir {
             order_bytes: len(ORDER)?,
             ..Exit::bare(how, unix_ms())
         };
+        if let Some(started) = started {
+            self.cut_unprinted(&started)?;
+        }
         durable::remove(&self.file(ENV)).map_err(|source| self.io(ENV, source))?;
         self.write_exit(&exit)?;
         Ok(exit)
+    }
+
+    /// A power cut can leave a file as long as it was with zeros in place of its last bytes. They are nobody's output:
+    /// what is cut off here is missing by the lengths of the end.
+    fn cut_unprinted(&self, started: &Started) -> Result<(), AttemptError> {
+        let boot_id = procfs::boot_id().map_err(|source| self.io(STARTED, source))?;
+        if started.boot_id == boot_id {
+            return Ok(());
+        }
+        Stream::BOTH.map(Stream::file_name).into_iter().try_for_each(|name| {
+            let cut = durable::cut_zeros(&self.file(name));
+            cut.map_err(|source| self.io(name, source))
+        })
     }
 
     /// What was to be started; `None` if the directory was never completed.

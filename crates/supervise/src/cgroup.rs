@@ -195,18 +195,25 @@ fn hand_on(dir: &Path, may_move: bool) {
     let words = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
     let (offered, handed) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
     let has = |list: &str, name: &str| list.split_ascii_whitespace().any(|word| word == name);
-    for controller in ["memory", "pids"] {
-        if !has(&offered, controller) || has(&handed, controller) {
-            continue;
+    let tell = |word: String| drop(fs::write(dir.join("cgroup.subtree_control"), word));
+    let own = std::process::id().to_string();
+    // The root, which has no type, may hold processes and hand controllers on; no other group may do both.
+    let bound = || dir.join("cgroup.type").exists() && !words(PROCS).trim().is_empty();
+    if may_move && bound() && words(PROCS).trim() == own {
+        let below = dir.join(SERVER);
+        let _ = fs::create_dir(&below);
+        let _ = fs::write(below.join(PROCS), &own);
+    }
+    if bound() {
+        // The kernel refuses memory here, but takes pids, as it can count threads: that makes a threaded group of this
+        // one, and no process may enter a group below it. An earlier version did it.
+        if has(&handed, "pids") && !has(&handed, "memory") {
+            tell("-pids".to_owned());
         }
-        let own = std::process::id().to_string();
-        // A group with processes of its own hands nothing on; the root, which has no type, is free of that.
-        if may_move && dir.join("cgroup.type").exists() && words(PROCS).trim() == own {
-            let below = dir.join(SERVER);
-            let _ = fs::create_dir(&below);
-            let _ = fs::write(below.join(PROCS), &own);
-        }
-        let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+        return;
+    }
+    for controller in ["memory", "pids"].into_iter().filter(|name| has(&offered, name) && !has(&handed, name)) {
+        tell(format!("+{controller}"));
     }
 }
 
@@ -464,6 +471,24 @@ mod tests {
         for other in [made(59), format!("{PREFIX}01a1.2"), format!("{PREFIX}probe-77"), "probe-77-1".to_owned()] {
             assert!(!is_left(&other, now), "{other}");
         }
+    }
+
+    #[test]
+    fn a_group_that_holds_processes_hands_nothing_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let handed = |procs: &str, before: &str| {
+            for (name, text) in [("cgroup.controllers", "cpu memory pids"), ("cgroup.type", "domain"), (PROCS, procs)] {
+                fs::write(dir.path().join(name), text).unwrap();
+            }
+            fs::write(dir.path().join("cgroup.subtree_control"), before).unwrap();
+            hand_on(dir.path(), false);
+            fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap()
+        };
+        assert_eq!(handed("", ""), "+pids");
+        assert_eq!(handed("", "memory pids"), "memory pids");
+        assert_eq!(handed("7\n", ""), "", "the kernel would make a threaded group of it");
+        assert_eq!(handed("7\n", "pids"), "-pids", "which an earlier version did");
+        assert_eq!(handed("7\n", "memory pids"), "memory pids");
     }
 
     fn dirs(mounts: &str, groups: &str) -> Vec<(String, bool)> {

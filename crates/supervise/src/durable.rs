@@ -8,6 +8,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+/// Bytes of one look for zeros.
+const PIECE_BYTES: usize = 64 * 1024;
+
 fn temp(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!(".{name}.new"))
 }
@@ -68,6 +71,33 @@ impl Reserve {
         std::fs::rename(&self.temp, dir.join(name))?;
         sync_dir(dir)
     }
+}
+
+/// Cuts off the zeros that a file ends in, durably; absent is fine.
+pub(crate) fn cut_zeros(path: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let len = file.metadata()?.len();
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut end = len;
+    while end > 0 {
+        let from = end.saturating_sub(PIECE_BYTES as u64);
+        let bytes = &mut piece[..(end - from) as usize];
+        file.read_exact_at(bytes, from)?;
+        if let Some(last) = bytes.iter().rposition(|byte| *byte != 0) {
+            end = from + last as u64 + 1;
+            break;
+        }
+        end = from;
+    }
+    if end < len {
+        file.set_len(end)?;
+        file.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Reads a small file whole; absent is `None`, larger than `bytes_max` an error.

@@ -210,7 +210,7 @@ fn start(place: &Place) -> Result<(), Trouble> {
             Err(if systemd_runs() {
                 trouble.help(format!(
                     "{systemctl} status longhaul says more; a server that runs without systemd has to go first: \
-                     longhaul server stop (its runs go on)"
+                     longhaul server stop (its runs go on); where somebody else has the address, set server.listen"
                 ))
             } else {
                 trouble.help(NO_SYSTEMD)
@@ -311,6 +311,8 @@ TimeoutStopSec=30
 # Runs live in processes of their own and go on when the server ends, whyever it does.
 KillMode=process
 Delegate=yes
+# A group that holds processes hands no controllers on. Before systemd 254 the line below is not known and ignored.
+DelegateSubgroup=longhaul-server
 OOMPolicy=continue
 Restart=on-failure
 RestartSec=1

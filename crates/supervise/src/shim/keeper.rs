@@ -1,8 +1,8 @@
 //! The shim's one loop.
 //!
 //! Job: takes in what a wait found, answers, enforces limits, and moves from stage to stage.
-//! Owns: every part of the shim. Never: begins a stop after the leader's death was there to be seen; never waits here,
-//! see `wake`, nor records the end, see `ending`.
+//! Owns: every part of the shim. Never: begins a stop after the leader's death was there to be seen, but for the host's,
+//! which comes to both at once; never waits here, see `wake`, nor records the end, see `ending`.
 
 use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use super::clients::Clients;
 use super::closer::Closer;
 use super::feed::Feed;
-use super::leader::Leader;
+use super::leader::{self, Leader};
 use super::pump::{Pump, Step};
 use super::stop::{Due, Ladder, later};
 use super::tree::{Left, Tree};
@@ -132,13 +132,14 @@ impl Keeper {
         }
     }
 
-    /// Takes in what came: the end of the leader before any wish to stop it.
+    /// Takes in what came: the end of the leader before any client's wish to stop it.
     fn take_in(&mut self, ready: Ready, now: Instant) {
         let ticked = now >= self.tick;
         if ticked {
             self.tick = now + limits::TICK;
         }
         let asked_to_leave = ready.signals && self.read_signals();
+        let seen_dead = self.leader.ended.is_some();
         if ready.signals || ready.leader || ticked {
             self.reap(now);
         }
@@ -149,7 +150,7 @@ impl Keeper {
             }
         }
         if asked_to_leave {
-            self.begin_stop(Stop::Shutdown, now);
+            self.leave(seen_dead, now);
         }
         if ready.listener {
             self.clients.accept();
@@ -302,6 +303,16 @@ impl Keeper {
             self.ladder.begin(stop, now, unix_ms());
         }
         self.ladder.stop()
+    }
+
+    /// SIGTERM came. A host that goes down sends it to everybody in any order, so the leader may have died of it before
+    /// the shim could look: an end that is seen in the same look, or was one by such a signal, is the host's doing.
+    fn leave(&mut self, seen_dead: bool, now: Instant) {
+        let by_itself = seen_dead && self.leader.ended.is_some_and(|(status, _)| !leader::was_told(status));
+        if !by_itself {
+            self.ladder.begin(Stop::Shutdown, now, unix_ms());
+        }
+        self.hurry |= self.leader.is_dead();
     }
 
     /// Moves on as far as possible; whether it is over.

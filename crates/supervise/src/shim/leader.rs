@@ -49,6 +49,14 @@ impl Leader {
     }
 }
 
+/// Whether this is the end of a process that was told to end: by TERM or KILL, or as a shell passes that on.
+pub(super) fn was_told(status: WaitStatus) -> bool {
+    let told = [Signal::TERM, Signal::KILL].map(Signal::as_raw);
+    let passed_on = |code: i32| told.iter().any(|signal| code == 128 + signal);
+    status.terminating_signal().is_some_and(|signal| told.contains(&signal))
+        || status.exit_status().is_some_and(passed_on)
+}
+
 /// What the kernel says of an end.
 pub(super) fn how(status: WaitStatus) -> How {
     const CORE: i32 = 0x80;

@@ -53,6 +53,30 @@ fn an_agent_dies_with_its_shim_and_is_lost() {
     assert_eq!((exit.how, exit.stop, exit.stdout_bytes), (How::Lost, Stop::None, len));
 }
 
+/// What ext4 leaves of an appended file whose length was kept and whose last bytes were not.
+#[test]
+fn zeros_that_a_power_cut_left_are_nobodys_output() {
+    for (same_boot, printed, zeros) in [(false, 3, 200_000), (false, 0, 70_000), (false, 3, 0), (true, 3, 100)] {
+        let mut attempt = Attempt::start(shell("echo ab; exec sleep 1000"));
+        attempt.speaks();
+        let started = attempt.started();
+        kill(attempt.shim_pid());
+        attempt.shim.take().unwrap().wait().unwrap();
+        wait_for("the agent's death", || (!started.identity().alive().unwrap()).then_some(()));
+        let mut left = b"ab\n"[..printed].to_vec();
+        left.resize(printed + zeros, 0);
+        std::fs::write(attempt.file("stdout"), &left).unwrap();
+        if !same_boot {
+            let record = std::fs::read_to_string(attempt.file("started")).unwrap();
+            std::fs::write(attempt.file("started"), record.replace(&started.boot_id, "an earlier one")).unwrap();
+        }
+        let exit = attempt.end();
+        assert_eq!((exit.how, exit.stdout_bytes), (How::Lost, left.len() as u64));
+        let kept = if same_boot { &left[..] } else { &left[..printed] };
+        assert!(attempt.read("stdout") == kept, "{same_boot} {printed} {zeros}");
+    }
+}
+
 #[test]
 fn a_tree_whose_shim_is_lost_is_found_by_its_marker() {
     let script = "setsid sleep 100 & sh -c 'env -i sh -c \"echo \\$\\$; exec sleep 100\" & wait' & sleep 100 & wait";

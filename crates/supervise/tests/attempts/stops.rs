@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use longhaul_supervise::control::Phase;
 use longhaul_supervise::{
     AttemptSpec, ControlClient, Exit, How, Limits, Stdin, Stop, StopReason, StopSignal, StopStep, WriteFrame,
 };
@@ -19,6 +20,12 @@ fn cancel(attempt: &Attempt) -> Stop {
 
 fn verdict(exit: &Exit) -> (How, Stop) {
     (exit.how.clone(), exit.stop)
+}
+
+/// Dead, and not yet reaped by its parent. Source: proc_pid_stat(5).
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
 }
 
 const TERMED: How = How::Signaled { signal: 15, core: false };
@@ -125,6 +132,37 @@ fn signals_to_the_shim() {
     assert_eq!(verdict(&attempt.end()), (EXITED, Stop::Shutdown));
 }
 
+/// A host that goes down tells everybody at once: the leader may be dead before the shim has looked.
+#[test]
+fn a_host_that_ends_shim_and_agent_at_once_is_told_as_such() {
+    let ended = |args: &[&str]| {
+        let mut attempt = Attempt::start(fixture(args));
+        attempt.speaks();
+        let (shim, leader) = (attempt.shim_pid(), attempt.started().pid);
+        let [shim, leader] = [shim, leader].map(|pid| Pid::from_raw(pid).unwrap());
+        kill_process(shim, Signal::STOP).unwrap();
+        kill_process(shim, Signal::TERM).unwrap();
+        kill_process(leader, Signal::TERM).unwrap();
+        wait_for("the leader's death", || is_zombie(attempt.started().pid).then_some(()));
+        kill_process(shim, Signal::CONT).unwrap();
+        verdict(&attempt.end())
+    };
+    assert_eq!(ended(&["hang"]), (TERMED, Stop::Shutdown));
+    assert_eq!(ended(&["trap-term"]), (EXITED, Stop::Shutdown));
+
+    // The leader's death first, while somebody holds its pipes; then the shim's turn.
+    for (how, stop) in [("kill -TERM $$", Stop::Shutdown), ("exit 3", Stop::None)] {
+        let mut attempt =
+            Attempt::start(AttemptSpec { drain_ms: 600_000, ..shell(&format!("sleep 1000 & echo; {how}")) });
+        let shim = Pid::from_raw(attempt.shim_pid()).unwrap();
+        wait_for("the leader's end to be seen", || {
+            (attempt.control(1).status().unwrap().phase == Phase::Draining).then_some(())
+        });
+        kill_process(shim, Signal::TERM).unwrap();
+        assert_eq!(attempt.end().stop, stop, "{how}");
+    }
+}
+
 #[test]
 fn the_first_stop_wins() {
     let spec =
@@ -142,7 +180,7 @@ fn a_stop_after_the_end_does_not_begin_but_hurries() {
     let spec = AttemptSpec { drain_ms: 600_000, ..fixture(&["leave", "keep", "session"]) };
     let mut attempt = Attempt::start(spec);
     let mut client = attempt.control(1);
-    let draining = || (client.status().unwrap().phase == longhaul_supervise::control::Phase::Draining).then_some(());
+    let draining = || (client.status().unwrap().phase == Phase::Draining).then_some(());
     wait_for("the drain", draining);
     assert_eq!(client.stop(StopReason::Cancel, 1).unwrap(), Stop::None);
     assert_eq!(verdict(&attempt.end()), (EXITED, Stop::None));
