@@ -156,7 +156,7 @@ async fn each_attempt_tells_the_version_and_an_untested_one_is_warned_of() {
     assert_eq!((version(&events), warnings(&events).len()), (&Value::Null, 0));
     let exited = events.iter().find(|event| event["type"] == "process.exited").unwrap();
     assert_eq!(exited["data"]["code"], 7);
-    let hung = bin.asked()["claude"][2];
+    let hung = until("it to be asked", async || bin.asked()["claude"].get(2).copied()).await;
     assert!(start_time(hung).is_some(), "it is still being asked");
     assert!(server.term().success());
     until("it to be gone with the server", async || start_time(hung).is_none().then_some(())).await;
