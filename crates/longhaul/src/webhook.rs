@@ -224,12 +224,12 @@ mod tests {
     #[test]
     fn an_answer_that_trickles_in_is_not_waited_for() {
         let head = b"HTTP/1.1 200 x\r\ncontent-length: 1000\r\n\r\n".to_vec();
-        let pieces = std::iter::once(head).chain(vec![b"x".to_vec(); 30]).collect();
+        let pieces = std::iter::once(head).chain(vec![b"x".to_vec(); 100]).collect();
         let (address, served) = serve(pieces, Duration::from_millis(50));
         let begun = std::time::Instant::now();
         let call = Call { within: Duration::from_millis(300), ..call(&format!("http://{address}/")) };
         let refused = send(&call, "", DefaultResolver::default()).unwrap_err();
-        assert!(begun.elapsed() < Duration::from_millis(1_400), "{:?} {refused}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?} {refused}", begun.elapsed());
         served.join().unwrap();
     }
 

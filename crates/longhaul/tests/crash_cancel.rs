@@ -83,7 +83,8 @@ async fn cancel_races(server: &Server, lane: usize) -> Vec<Ending> {
         assert_true(&id, &ending);
         assert_eq!(requested, ending.cancel_requested, "{id}: the answer is the truth");
         assert!(requested || terminal, "{id}: a cancel is recorded, or there is nothing left to cancel");
-        let step = Duration::from_millis(1);
+        // In proportion, so that it gets there however slow the machine is.
+        let step = (delay / 8).max(Duration::from_millis(1));
         delay = if ending.status == "cancelled" { delay + step } else { delay.saturating_sub(step) };
         all.push(ending);
     }
@@ -119,7 +120,8 @@ async fn deadline_races(server: &Server, lane: usize) -> Vec<Ending> {
         let ending = ending(server, &id).await;
         assert_true(&id, &ending);
         assert_eq!(requested, ending.cancel_requested, "{id}");
-        budget = if ending.status == "completed" { (budget - 1).max(1) } else { budget + 1 };
+        let step = (budget / 8).max(1);
+        budget = if ending.status == "completed" { (budget - step).max(1) } else { budget + step };
         all.push(ending);
     }
     all
@@ -179,7 +181,7 @@ async fn the_next_server_carries_a_recorded_cancel_out() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_strikes_while_no_server_is_up() {
     let mut server = Server::start().await;
-    let body = json!({ "run_id": "late", "command": "sleep", "args": ["1000"], "timeout_ms": 1500 });
+    let body = json!({ "run_id": "late", "command": "sleep", "args": ["1000"], "timeout_ms": 4000 });
     assert_eq!(server.post("/v1/runs", &body).await.0, 201);
     let pid = i32::try_from(server.status("late", "running").await["pid"].as_i64().unwrap()).unwrap();
     let exit = attempt_of(&server.data(), pid).0.join("exit");

@@ -104,7 +104,9 @@ async fn health_of_a_full_server_asks_each_program_once_and_takes_no_place() {
     })
     .await;
     assert!(delay < 10_000.0, "{delay}");
-    let asked = bin.asked();
+    // The one that hangs is being asked from before it runs.
+    let asked =
+        until("all to have been asked", async || Some(bin.asked()).filter(|asked| asked.contains_key("gemini"))).await;
     assert!(asked.values().all(|pids| pids.len() == 1) && asked.len() == 4, "{asked:?}");
     for id in ["queued", "running"] {
         assert_eq!(server.post(&format!("/v1/runs/{id}/cancel?wait_ms=30000"), &json!({})).await.0, 200);
@@ -156,7 +158,7 @@ async fn each_attempt_tells_the_version_and_an_untested_one_is_warned_of() {
     assert_eq!((version(&events), warnings(&events).len()), (&Value::Null, 0));
     let exited = events.iter().find(|event| event["type"] == "process.exited").unwrap();
     assert_eq!(exited["data"]["code"], 7);
-    let hung = bin.asked()["claude"][2];
+    let hung = until("it to be asked", async || bin.asked()["claude"].get(2).copied()).await;
     assert!(start_time(hung).is_some(), "it is still being asked");
     assert!(server.term().success());
     until("it to be gone with the server", async || start_time(hung).is_none().then_some(())).await;

@@ -75,8 +75,10 @@ async fn limits_hold_each_by_itself_and_over_a_crash() {
     running(&server, "bulk", "b3").await;
     // Those who wait can be cancelled and leave the line.
     end(&server, "other", "o2").await;
-    let (_, health) = server.get("/health").await;
-    assert_eq!(health["runs"]["queued"], 0);
+    support::until("the line to be empty", async || {
+        (server.get("/health").await.1["runs"]["queued"] == 0).then_some(())
+    })
+    .await;
     for (project, id) in [("bulk", "b2"), ("bulk", "b3"), ("other", "o1")] {
         end(&server, project, id).await;
     }
@@ -122,10 +124,15 @@ async fn a_directory_is_waited_for_in_order_and_without_a_place() {
         assert_eq!((status, &run["status"], &run["warnings"]), (201, &json!("queued"), &json!(0)), "{run}");
     }
     let place = format!("in {}", dir.display());
+    // Whose end was told may be in line for a moment more, until the server has tidied up after it.
     let waits = async |server: &Server, id: &str, other: &str, before: usize| {
-        let (_, why) = server.get(&format!("/v1/runs/{id}/why")).await;
-        assert_eq!(why["cause"], format!("waits until run {other} no longer works {place}"), "{why}");
-        assert_eq!(why["facts"], json!([format!("{before} runs in this directory are before it")]));
+        let cause = format!("waits until run {other} no longer works {place}");
+        let facts = json!([format!("{before} runs in this directory are before it")]);
+        support::until(&format!("{id} to be told: {cause}, {facts}"), async || {
+            let (_, why) = server.get(&format!("/v1/runs/{id}/why")).await;
+            (why["cause"] == cause && why["facts"] == facts).then_some(())
+        })
+        .await;
     };
     waits(&server, "b", "a", 1).await;
     waits(&server, "e", "a", 4).await;

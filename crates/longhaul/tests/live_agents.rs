@@ -187,6 +187,7 @@ async fn a_message_leaves_codexs_answer_its_form() {
     }
     until("the call", async || (stage.server.run("form").await["tool_calls"] == 1).then_some(())).await;
     stage.say("form", "Make it two.").await;
+    until("the message to be with the agent", async || stage.printed("{\"id\":\"input/", 1)).await;
     std::fs::write(&go, "").unwrap();
     let run = stage.server.end("form").await;
     assert_eq!(run["status"], "completed", "{run}");

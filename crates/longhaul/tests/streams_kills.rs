@@ -25,7 +25,7 @@ const WRITERS: [&str; 8] = ["plain-0", "plain-0", "plain-0", "plain-1", "plain-1
 const CLOSERS: usize = 2;
 
 /// Appends of a stream that is to be closed.
-const APPENDS: u64 = 15;
+const APPENDS: u64 = 8;
 
 /// Of so many forks one stays.
 const FORKS: usize = 8;
@@ -196,8 +196,9 @@ impl Writer {
             self.counts.again += 1;
         }
         let Some(open) = self.open.clone() else { return };
-        // Where it closes the end must be known before anything else is said.
-        if !open.closes && self.random.below(3) == 0 {
+        // Where it closes the end must be known before anything else is said; and who is to come to an end does not begin
+        // anew so often, since a slow server answers little between two kills.
+        if !open.closes && self.random.below(if self.closes { 12 } else { 3 }) == 0 {
             self.settle(open, Fate::Unknown);
             let anew = self.next();
             let answer = self.send(&mut line, &anew).await.expect("an answer");
@@ -385,7 +386,7 @@ async fn two_hundred_kills_at_full_speed_lose_nothing_and_double_nothing() {
     let messages = look(&mut server, &writers, &forker, shared).await;
     println!("seed {SEED:#x}, {KILLS} kills, {messages} messages, {counts:?}, {:?}", began.elapsed());
     assert!(counts.again > KILLS * 8 && counts.was_stored > 0 && counts.was_not > 0 && counts.left > 0, "{counts:?}");
-    assert!(counts.closed > 5 && counts.forks > 10, "{counts:?}");
+    assert!(counts.closed > 5 && counts.forks > 3, "{counts:?}");
     server.kill9();
     let verified = std::process::Command::new(LONGHAUL).arg("--data-dir").arg(server.data()).arg("verify").output();
     let verified = verified.unwrap();

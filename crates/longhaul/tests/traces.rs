@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -61,7 +60,7 @@ fn event<'a>(events: &'a [Value], kind: &str) -> &'a Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_is_one_trace_over_the_death_of_its_server() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let mut server = server(&collector.address, &[]).await;
     let traceparent = format!("00-{TRACE}-{PARENT}-01");
     let headers = [("traceparent", traceparent.as_str()), ("tracestate", "congo=t61"), ("tracestate", "rojo=1")];
@@ -123,12 +122,15 @@ async fn a_run_is_one_trace_over_the_death_of_its_server() {
     let resource = &post.body["resourceSpans"][0]["resource"];
     assert_eq!(attribute(resource, "service.name"), "tested");
 
-    // What was taken is not sent again, by no later server.
-    server.kill9();
-    server.up().await;
+    // What was taken is not sent again, by no later server. That it was taken is durable before anything later is sent.
     start(&server, &[], json!({ "run_id": "later", "harness": "demo", "model": "tools", "prompt": "" })).await;
     let later = spans_of(&collector, "later").await;
-    assert_eq!(collector.spans(200).concat().len(), spans.len() + later.len());
+    server.kill9();
+    server.up().await;
+    start(&server, &[], json!({ "run_id": "last", "harness": "demo", "model": "echo", "prompt": "" })).await;
+    spans_of(&collector, "last").await;
+    let taken = collector.spans(200).concat();
+    assert_eq!(taken.iter().filter(|span| span["traceId"] == TRACE).count(), spans.len());
     // Of a call that failed it is told that it did, and nothing of what was called or came back.
     let failed = later.iter().find(|span| attribute(span, "error.type") == "tool_error").expect("a failed call");
     assert_eq!(failed["status"]["code"], 2);
@@ -140,7 +142,7 @@ async fn a_run_is_one_trace_over_the_death_of_its_server() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_in_nobodys_trace_begins_one() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let server = server(&collector.address, &[]).await;
     let script = "echo \"$TRACEPARENT/$TRACESTATE/$OTEL_EXPORTER_OTLP_HEADERS\"; exit 3";
     start(&server, &[], json!({ "run_id": "own", "command": "/bin/sh", "args": ["-c", script] })).await;
@@ -194,8 +196,8 @@ async fn a_run_in_nobodys_trace_begins_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_away_harms_nothing() {
-    // A port that nobody listens on, until the end of this test.
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let away = support::collector::socket();
+    let address = away.local_addr().unwrap().to_string();
     let mut server = server(&address, &[]).await;
     for id in ["a", "b", "c"] {
         start(&server, &[], json!({ "run_id": id, "command": "/bin/true" })).await;
@@ -213,7 +215,7 @@ async fn a_collector_that_is_away_harms_nothing() {
     assert!(!server.log().contains(SECRET), "a header is in the log");
 
     // The store is the queue: what nobody took is there when somebody does.
-    let collector = Collector::start_on(&address).await;
+    let collector = Collector::start_on(away);
     server.up().await;
     for id in ["a", "b", "c"] {
         spans_of(&collector, id).await;
@@ -231,7 +233,7 @@ async fn a_collector_that_is_away_harms_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_exported_unless_something_says_so() {
-    let collector = Collector::start().await;
+    let collector = Collector::start();
     let mut server = server(&collector.address, &[]).await;
     let sh = |id: &str| json!({ "run_id": id, "command": "/bin/true" });
     start(&server, &[], sh("before")).await;

@@ -110,7 +110,8 @@ async fn claude_asks_and_does_what_it_is_allowed_over_a_killed_server() {
 async fn claude_takes_a_message_while_it_works() {
     let stage = Stage::new().await;
     let marker = stage.server.dir.path().join("go");
-    let tool = format!("while ! [ -e {} ]; do sleep 0.1; done", marker.display());
+    // It does not say when it has read a message that was delivered: its call goes on for a while then.
+    let tool = format!("while ! [ -e {} ]; do sleep 0.1; done; sleep 2", marker.display());
     let turns =
         json!([{ "text": "I wait.", "tools": [Agent::Claude.shell(&tool)] }, { "text": "Done." }, { "text": "More." }]);
     if !stage.start(Agent::Claude, "input", &turns).await {

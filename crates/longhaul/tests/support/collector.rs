@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 /// A request that came.
@@ -26,6 +26,13 @@ struct Kept {
     answer: Arc<AtomicU16>,
 }
 
+/// A port of loopback that is nobody else's, and that nobody listens on.
+pub fn socket() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    socket
+}
+
 /// A collector on loopback.
 pub struct Collector {
     pub address: String,
@@ -35,13 +42,13 @@ pub struct Collector {
 
 impl Collector {
     /// One on a free port that takes all.
-    pub async fn start() -> Self {
-        Self::start_on("127.0.0.1:0").await
+    pub fn start() -> Self {
+        Self::start_on(socket())
     }
 
-    /// The same on a port that is known to be free.
-    pub async fn start_on(address: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+    /// The same on a port that was held until now.
+    pub fn start_on(socket: TcpSocket) -> Self {
+        let listener = socket.listen(1024).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let kept = Kept { posts: Arc::default(), answer: Arc::new(AtomicU16::new(200)) };
         let router = Router::new().route("/v1/traces", post(take)).with_state(kept.clone());

@@ -105,7 +105,9 @@ fn frames_of_a_lower_epoch_are_refused_from_the_moment_a_higher_one_is_known() {
 
 #[test]
 fn a_deaf_agent_blocks_nothing_and_gets_every_byte() {
-    let mut attempt = Attempt::create(channel(&["deaf", "300"]));
+    let temp = tempfile::tempdir().unwrap();
+    let hears = temp.path().join("hears");
+    let mut attempt = Attempt::create(channel(&["deaf", hears.to_str().unwrap()]));
     let mut log = InputLog::open(&attempt.dir).unwrap();
     let big: Vec<u8> = (0..3_000_000_u32).map(|at| (at * 7 % 251) as u8).collect();
     log.append("big", 1, &big).unwrap();
@@ -115,6 +117,7 @@ fn a_deaf_agent_blocks_nothing_and_gets_every_byte() {
     // The pipe is full, and the shim answers.
     let mut client = attempt.control(1);
     assert_eq!(client.status().unwrap().input_bytes, 0);
+    std::fs::write(&hears, b"").unwrap();
     let exit = attempt.end();
     let mut all = big;
     all.extend_from_slice(b"tail");

@@ -122,7 +122,8 @@ impl WithTree for AttemptSpec {
 
 #[test]
 fn a_grandchild_that_prints_on_is_read_for_a_bound_and_no_longer() {
-    let mut attempt = Attempt::start(fixture(&["leave", "keep", "session", "chatter"]));
+    let spec = fixture(&["leave", "keep", "session", "chatter"]);
+    let mut attempt = Attempt::start(AttemptSpec { drain_ms: 1_000, ..spec });
     let seen = seen(&mut attempt);
     let text = String::from_utf8(seen.stdout.clone()).unwrap();
     let lines: Vec<&str> = text.lines().filter(|&line| line != "left").collect();

@@ -51,7 +51,8 @@ fn a_fork_bomb_is_held_by_its_limit() {
         events.lines().any(|line| line.starts_with("max ") && line != "max 0")
     };
     wait_for("the bomb to reach its limit", || spec_of.dirs.iter().any(held).then_some(()));
-    assert!((1..=20).contains(&group.pids().len()), "{:?}", group.pids());
+    // A list is not read in one moment: who makes room for another may be in it beside that one.
+    assert!((1..=40).contains(&group.pids().len()), "{:?}", group.pids());
     attempt.cancel();
     let exit = attempt.end();
     assert_eq!(exit.unkilled, [0_i32; 0]);

@@ -45,7 +45,7 @@ pub fn fixture(args: &[&str]) -> AttemptSpec {
         limits: Limits { output_bytes_max: 1 << 30, idle_ms: None },
         deadline_ms: None,
         drain_ms: 200,
-        stop: vec![StopStep::Signal { signal: StopSignal::Term, wait_ms: 300 }],
+        stop: vec![StopStep::Signal { signal: StopSignal::Term, wait_ms: 20_000 }],
         group: None,
         wrapped: None,
     }

@@ -37,7 +37,7 @@ fn the_ladder_goes_as_far_as_it_must() {
     let table = [
         (fixture(&["hang"]), TERMED),
         (fixture(&["trap-term"]), EXITED),
-        (fixture(&["ignore-term"]), KILLED),
+        (AttemptSpec { stop: vec![signal(StopSignal::Term, 300)], ..fixture(&["ignore-term"]) }, KILLED),
         (AttemptSpec { stop: vec![], ..fixture(&["hang"]) }, KILLED),
         (
             AttemptSpec { stop: vec![signal(StopSignal::Int, 30_000)], ..fixture(&["hang"]) },
@@ -62,9 +62,10 @@ fn the_ladder_goes_as_far_as_it_must() {
 
 #[test]
 fn term_reaches_tools_in_sessions_of_their_own_and_int_does_not() {
-    // The leader waits for its tool; the tool traps TERM and says so.
-    let script = "setsid sh -c 'trap \"echo tool got TERM; exit\" TERM; echo up; while :; do sleep 0.01; done' & \
-                  trap 'wait; exit 4' TERM; wait; wait; exit 9";
+    // The leader waits for its tool; the tool traps TERM and says so. The leader is ready before the tool is there.
+    let script = "trap 'wait; exit 4' TERM; \
+                  setsid sh -c 'trap \"echo tool got TERM; exit\" TERM; echo up; while :; do sleep 0.01; done' & \
+                  wait; wait; exit 9";
     let mut attempt = Attempt::start(AttemptSpec { stop: vec![signal(StopSignal::Term, 20_000)], ..shell(script) });
     attempt.speaks();
     cancel(&attempt);
@@ -72,9 +73,15 @@ fn term_reaches_tools_in_sessions_of_their_own_and_int_does_not() {
     assert_eq!(verdict(&exit), (How::Exited { code: 4 }, Stop::Cancel));
     assert_eq!(attempt.text("stdout"), "up\ntool got TERM\n");
 
-    let script = "sh -c 'trap \"echo tool got INT\" INT; echo up; for i in 1 2 3 4 5; do sleep 0.01; done' & \
-                  trap 'wait; echo leader got INT; exit 5' INT; wait; wait; exit 9";
-    let mut attempt = Attempt::start(AttemptSpec { stop: vec![signal(StopSignal::Int, 20_000)], ..shell(script) });
+    // Here the tool goes on until the leader has its INT, and would say in between that it got one.
+    let temp = tempfile::tempdir().unwrap();
+    let got = temp.path().join("got").display().to_string();
+    let script = format!(
+        "trap '>{got}; wait; echo leader got INT; exit 5' INT; \
+         sh -c 'trap \"echo tool got INT\" INT; echo up; while [ ! -e {got} ]; do sleep 0.01; done' & \
+         wait; wait; exit 9"
+    );
+    let mut attempt = Attempt::start(AttemptSpec { stop: vec![signal(StopSignal::Int, 20_000)], ..shell(&script) });
     attempt.speaks();
     cancel(&attempt);
     assert_eq!(verdict(&attempt.end()), (How::Exited { code: 5 }, Stop::Cancel));
@@ -92,8 +99,10 @@ fn the_protocols_own_cancel_comes_first() {
     assert_eq!(verdict(&attempt.end()), (EXITED, Stop::Cancel));
     assert_eq!(attempt.text("stdout"), "{\"type\":\"interrupted\"}\n");
     // Without a channel the step is skipped, however long it would wait.
-    let spec =
-        AttemptSpec { stop: vec![write("interrupt\n", 600_000), signal(StopSignal::Term, 100)], ..fixture(&["hang"]) };
+    let spec = AttemptSpec {
+        stop: vec![write("interrupt\n", 600_000), signal(StopSignal::Term, 20_000)],
+        ..fixture(&["hang"])
+    };
     let mut attempt = Attempt::start(spec);
     attempt.speaks();
     cancel(&attempt);
@@ -108,13 +117,13 @@ fn limits_of_time_are_enforced_without_a_server() {
     assert_eq!(verdict(&exit), (TERMED, Stop::Deadline));
     assert!(exit.ran_ms >= 100 && begun.elapsed() >= Duration::from_millis(100));
 
-    let idle = Limits { output_bytes_max: 1 << 20, idle_ms: Some(150) };
+    let idle = Limits { output_bytes_max: 1 << 20, idle_ms: Some(1_000) };
     let mut attempt = Attempt::start(AttemptSpec { limits: idle, ..fixture(&["hang"]) });
     assert_eq!(verdict(&attempt.end()), (TERMED, Stop::Idle));
     assert_eq!(attempt.text("stdout"), "hanging\n");
 
     // Somebody who talks is not idle; the deadline ends him.
-    let spec = AttemptSpec { limits: idle, deadline_ms: Some(600), ..fixture(&["chatter", "5"]) };
+    let spec = AttemptSpec { limits: idle, deadline_ms: Some(2_500), ..fixture(&["chatter", "5"]) };
     assert_eq!(verdict(&Attempt::start(spec).end()), (TERMED, Stop::Deadline));
 }
 
@@ -165,8 +174,9 @@ fn a_host_that_ends_shim_and_agent_at_once_is_told_as_such() {
 
 #[test]
 fn the_first_stop_wins() {
-    let spec =
-        AttemptSpec { stop: vec![signal(StopSignal::Term, 300)], deadline_ms: Some(400), ..fixture(&["ignore-term"]) };
+    // The deadline passes between the first stop and the kill.
+    let stop = vec![signal(StopSignal::Term, 3_000)];
+    let spec = AttemptSpec { stop, deadline_ms: Some(2_500), ..fixture(&["ignore-term"]) };
     let mut attempt = Attempt::start(spec);
     attempt.speaks();
     let mut client = attempt.control(1);
