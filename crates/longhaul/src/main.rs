@@ -12,6 +12,10 @@ use longhaul_harness::demo;
 use longhaul_model::limits::PROMPT_BYTES_MAX;
 use longhaul_supervise::{exec_stage, shim};
 
+/// Much that one thread allocates another frees, all the time: the store's threads what connections read.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let mut words = std::env::args_os().skip(1);
     match words.next().as_deref().and_then(|verb| verb.to_str()) {

@@ -177,6 +177,10 @@ enum End {
 /// Serves until told to stop; the exit status.
 pub fn run(options: Options) -> u8 {
     crate::telemetry::start(options.log_json);
+    // Memory that a burst took goes back to the system although nothing comes after it.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::debug!(%error, "the allocator gives memory back at its next use only");
+    }
     let served = Hold::inherit(&options.data_dir).and_then(|hold| serve_on(&options, hold));
     match served {
         Ok(()) => 0,
