@@ -170,6 +170,18 @@ async fn a_token_reaches_as_far_as_its_scope_and_its_project() {
     assert_eq!(with(&server, mine, Method::PUT, "s?project=default").await, 403);
     let (_, list) = server.get("/v1/stream?project=mine").await;
     assert_eq!(list["data"].as_array().unwrap().len(), 1, "{list}");
+    // Appends have a way of their own to their handler; it leads through the same door.
+    assert_eq!(with(&server, mine, Method::POST, "s").await, 204);
+    assert_eq!(with(&server, mine, Method::POST, "s?project=default").await, 403);
+    let wrong = format!("Bearer {mine}x");
+    for (name, value, status) in
+        [("host", "evil.example", 403), ("origin", "https://evil.example", 403), ("authorization", &wrong, 401)]
+    {
+        let headers = [("content-type", JSON), (name, value)];
+        let answer = server.stream(Method::POST, "s?project=mine", &headers, "2").await;
+        assert_eq!(answer.status, status, "{name}: {value}");
+    }
+    assert_eq!(server.read("s?project=mine").await.json(), json!([1]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
