@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use support::acp::Subject;
+use support::acp::{SPEAKER, Subject};
 use support::little::{Little, SECRET};
 use support::model_server::ModelServer;
 use support::proc::{shim_of, signal, start_time};
@@ -603,10 +603,6 @@ async fn an_agent_that_does_not_go_is_sent_away() {
 
 /// An agent that asks one thing after another: each answer is with it at once, and not when its shim next looks.
 const ASKER: &str = r#"
-import json, sys
-def say(message):
-    message["jsonrpc"] = "2.0"
-    print(json.dumps(message), flush=True)
 asked = 0
 for line in sys.stdin:
     message = json.loads(line)
@@ -629,8 +625,7 @@ for line in sys.stdin:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_protocols_own_answers_are_with_the_agent_at_once() {
     let server = Server::start().await;
-    let body =
-        json!({ "run_id": "asks", "harness": "acp", "command": "python3", "args": ["-c", ASKER], "prompt": PROMPT });
+    let body = json!({ "run_id": "asks", "harness": "acp", "command": "python3", "args": ["-c", format!("{SPEAKER}{ASKER}")], "prompt": PROMPT });
     let begun = std::time::Instant::now();
     assert_eq!(server.post("/v1/runs", &body).await.0, 201);
     assert_completed(&server.end("asks").await, "asked 40");

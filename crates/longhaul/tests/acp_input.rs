@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use support::acp::Subject;
+use support::acp::{SPEAKER, Subject};
 use support::model_server::ModelServer;
 use support::{Server, assert_log, assert_no_process, until};
 
@@ -173,10 +173,6 @@ async fn opencode_takes_messages_into_its_turn() {
 
 /// An agent that answers its prompt when the file `go` is there, and then does what its argument says with a message.
 const FICKLE: &str = r#"
-import json, os, sys, time
-def say(message):
-    message["jsonrpc"] = "2.0"
-    print(json.dumps(message), flush=True)
 def tell(text):
     update = {"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": text}}
     say({"method": "session/update", "params": {"sessionId": "s1", "update": update}})
@@ -215,7 +211,7 @@ async fn a_turn_that_did_not_end_is_no_success() {
         let cwd = server.dir.path().join(way);
         std::fs::create_dir(&cwd).unwrap();
         let body = json!({
-            "run_id": way, "harness": "acp", "command": "python3", "args": ["-c", FICKLE, way], "prompt": "x", "cwd": cwd,
+            "run_id": way, "harness": "acp", "command": "python3", "args": ["-c", format!("{SPEAKER}{FICKLE}"), way], "prompt": "x", "cwd": cwd,
         });
         assert_eq!(server.post("/v1/runs", &body).await.0, 201);
         for text in [ONE, TWO] {

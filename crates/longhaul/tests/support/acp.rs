@@ -6,6 +6,14 @@ use serde_json::{Value, json};
 
 use super::model_server::Agent;
 
+/// How a small agent in Python begins: it can say a message.
+pub const SPEAKER: &str = r#"
+import json, os, sys, time
+def say(message):
+    message["jsonrpc"] = "2.0"
+    print(json.dumps(message), flush=True)
+"#;
+
 /// A program that speaks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
